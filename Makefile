@@ -1,0 +1,27 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both build .venv first; set PYTHON to choose the interpreter.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: demo test test-all lint clean
+
+demo: .venv/.installed
+	$(PY) -m launch.demo --output=demo $(if $(VIDEOS),--videos="$(VIDEOS)")
+
+test: .venv/.installed
+	$(PY) -m pytest -m "not slow"
+
+test-all: .venv/.installed
+	$(PY) -m pytest
+
+lint: .venv/.installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,56 @@
+"""What every command shares: exit codes, and one clear line for a user's mistake.
+
+A command module defines its absl flags and a `main() -> None`, and ends with
+
+    if __name__ == "__main__":
+        command.run(main)
+
+Exit code 0 is done, 2 is bad usage or input (one line on standard error, no traceback),
+130 is an interrupt from the keyboard, anything else is a fault of the program.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+
+class InputError(Exception):
+    """A mistake in what the user gave. The message names the file, field or flag, and what to do about it."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`, turning a user's mistakes into one line and exit code 2."""
+    app.run(lambda _: _guarded(main), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        positional = flags.FLAGS(argv)
+    # config_flags raises plain KeyError, AttributeError, TypeError or ValueError for a bad `--config.a.b=…`.
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        _fail(f"{_one_line(error)} (--help lists the flags)")
+    if len(positional) > 1:
+        _fail(f"unexpected argument {positional[1]!r}: options are given as --name=value (--help lists them)")
+    return positional
+
+
+def _guarded(main: Callable[[], None]) -> None:
+    try:
+        main()
+    except InputError as error:
+        _fail(_one_line(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command carries on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _one_line(error: BaseException) -> str:
+    # str(KeyError) is the repr of its message.
+    message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(str(message).split())
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,33 @@
+"""Shapes in signatures are checked while testing; tests that need files from outside the project skip loudly."""
+
+import os
+from pathlib import Path
+
+# Must precede the first import of jax: the suite runs on the CPU whatever backends are installed.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook(["mimic_jax", "data_prep"], "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("MIMIC_SHARED", ROOT.parent / "shared"))
+
+
+def _needed(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"{path} is absent: set MIMIC_SHARED to the folder that holds parity/ and real/")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real images and videos; skips where it is absent."""
+    return _needed(SHARED / "real")
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """The folder of the published models' numbers; skips where it is absent."""
+    return _needed(SHARED / "parity")
