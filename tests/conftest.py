@@ -6,8 +6,13 @@ from pathlib import Path
 # Must precede the first import of jax: the suite runs on the CPU whatever backends are installed.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
+
+# Compilation makes a first example slow; a time limit an example would measure that.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("project")
 
 install_import_hook(["mimic_jax", "data_prep"], "beartype.beartype")
 

@@ -1,0 +1,92 @@
+"""Pre-norm transformer blocks, and stacks of them that compile as one."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mimic_jax.nn.attention import CrossAttention, SelfAttention
+from mimic_jax.nn.layers import layer_norm, linear
+
+Tokens = Float[Array, "batch length width"]
+Positions = Int[Array, "*#batch length 2"]
+
+
+class MLP(nnx.Module):
+    """Two linear layers with an exact GELU between them; the hidden width is four times the width."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs, dtype=None):
+        self.expand = linear(width, 4 * width, axes_in=("embed",), axes_out=("mlp",), rngs=rngs, dtype=dtype)
+        self.project = linear(4 * width, width, axes_in=("mlp",), axes_out=("embed",), rngs=rngs, dtype=dtype)
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        return self.project(jax.nn.gelu(self.expand(tokens), approximate=False))
+
+
+class EncoderBlock(nnx.Module):
+    """Self-attention, then MLP, each on normalised tokens and added to them (ViT)."""
+
+    def __init__(self, width: int, heads: int, *, rope_base: float | None, rngs: nnx.Rngs, dtype=None):
+        self.norm1 = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.attention = SelfAttention(width, heads, rope_base=rope_base, rngs=rngs, dtype=dtype)
+        self.norm2 = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.mlp = MLP(width, rngs=rngs, dtype=dtype)
+
+    def __call__(self, tokens: Tokens, positions: Positions) -> Tokens:
+        tokens = tokens + self.attention(self.norm1(tokens), positions)
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class DecoderBlock(nnx.Module):
+    """Self-attention on view 1, cross-attention to view 2, MLP (CroCo, section 3.2). View 2 stays as it came."""
+
+    def __init__(self, width: int, heads: int, *, rope_base: float | None, rngs: nnx.Rngs, dtype=None):
+        self.norm1 = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.attention = SelfAttention(width, heads, rope_base=rope_base, rngs=rngs, dtype=dtype)
+        self.norm2 = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.norm_context = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.cross_attention = CrossAttention(width, heads, rope_base=rope_base, rngs=rngs, dtype=dtype)
+        self.norm3 = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.mlp = MLP(width, rngs=rngs, dtype=dtype)
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        context: Float[Array, "batch context width"],
+        positions: Positions,
+        context_positions: Int[Array, "*#batch context 2"],
+    ) -> Tokens:
+        tokens = tokens + self.attention(self.norm1(tokens), positions)
+        context = self.norm_context(context)
+        tokens = tokens + self.cross_attention(self.norm2(tokens), context, positions, context_positions)
+        return tokens + self.mlp(self.norm3(tokens))
+
+
+def stack(make_block: Callable[[], nnx.Module], depth: int) -> nnx.Module:
+    """`depth` blocks as one module whose every parameter has a leading `layers` axis; `run` applies it.
+
+    Compile time then does not grow with depth, and layers are an axis that a mesh can shard.
+    """
+    blocks = [make_block() for _ in range(depth)]
+    graph, _ = nnx.split(blocks[0])
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(block) for block in blocks))
+    for _, parameter in nnx.to_flat_state(state):
+        parameter.set_metadata(axes=("layers", *parameter.get_metadata()["axes"]))
+    return nnx.merge(graph, state)
+
+
+def run(blocks: nnx.Module, tokens: Tokens, *others: Array) -> tuple[Tokens, Float[Array, "layers batch length width"]]:
+    """Applies a stack in order: each block gets the tokens of the one before and the same `others`.
+
+    Returns:
+      The last block's tokens, and every block's; what is not used costs nothing under jit.
+    """
+    graph, parameters = nnx.split(blocks)
+
+    def apply(tokens, layer):
+        tokens = nnx.merge(graph, layer)(tokens, *others)
+        return tokens, tokens
+
+    return jax.lax.scan(apply, tokens, parameters)

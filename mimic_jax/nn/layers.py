@@ -1,0 +1,60 @@
+"""Linear layers and LayerNorm as the published models set them up, every parameter naming its logical axes.
+
+`axes` is metadata on each parameter: one name per dimension, such as ("embed", "mlp"). `training.mesh` maps the
+names to mesh axes; `training.optimizer` tells matrices from biases and norms by how many there are.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+
+Axes = tuple[str | None, ...]
+
+
+def linear(
+    features_in: int | Sequence[int],
+    features_out: int | Sequence[int],
+    *,
+    axes_in: Axes,
+    axes_out: Axes,
+    rngs: nnx.Rngs,
+    dtype: jnp.dtype | None = None,
+) -> nnx.LinearGeneral:
+    """A linear layer from the trailing `features_in` dimensions to `features_out`.
+
+    Weights are Xavier-uniform over the flattened fans, biases zero (CroCo, MAE): fused projections count as one matrix.
+
+    Args:
+      features_in: sizes of the contracted trailing dimensions.
+      features_out: sizes of the dimensions they become.
+      axes_in, axes_out: the logical names of those dimensions.
+      rngs: where the initial weights come from.
+      dtype: of the computation; parameters are float32. None: as the inputs.
+    """
+    contracted = (features_in,) if isinstance(features_in, int) else tuple(features_in)
+    return nnx.LinearGeneral(
+        contracted,
+        features_out,
+        axis=tuple(range(-len(contracted), 0)),
+        kernel_init=nnx.initializers.xavier_uniform(),
+        kernel_metadata={"axes": (*axes_in, *axes_out)},
+        bias_metadata={"axes": axes_out},
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def layer_norm(width: int, *, rngs: nnx.Rngs, dtype: jnp.dtype | None = None) -> nnx.LayerNorm:
+    """LayerNorm over the last dimension with the published ε of 1e-6."""
+    metadata = {"axes": ("embed",)}
+    return nnx.LayerNorm(
+        width,
+        epsilon=1e-6,
+        # The one-pass variance cancels in float32 where a channel mean is large.
+        use_fast_variance=False,
+        scale_metadata=metadata,
+        bias_metadata=metadata,
+        dtype=dtype,
+        rngs=rngs,
+    )

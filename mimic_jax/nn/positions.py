@@ -1,0 +1,47 @@
+"""Where a patch is: fixed sine-cosine rows added to tokens (CroCo v1, MAE), or rotary angles (CroCo v2)."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+def grid_positions(rows: int, columns: int) -> Int[np.ndarray, "patches 2"]:
+    """The (y, x) of every patch of a grid, row-major."""
+    return np.stack(np.mgrid[:rows, :columns], -1).reshape(-1, 2)
+
+
+def sincos_2d(width: int, rows: int, columns: int) -> Float[np.ndarray, "patches {width}"]:
+    """Fixed 2-D sine-cosine positions (MAE, appendix A; base 10000), float32.
+
+    The first half of the channels encodes x, the second y; each half is sines, then cosines.
+
+    Raises:
+      ValueError: the width is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"sine-cosine positions need a width that is a multiple of 4, not {width}")
+    # float64 keeps the angles exact; the table is made once, while tracing.
+    frequencies = 10000.0 ** -(np.arange(width // 4) / (width // 4))
+    y, x = grid_positions(rows, columns).T[:, :, None] * frequencies
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], -1).astype(np.float32)
+
+
+def rope_2d(
+    tokens: Float[Array, "batch length heads dim"], positions: Int[Array, "*#batch length 2"], base: float = 100.0
+) -> Float[Array, "batch length heads dim"]:
+    """Rotary positions in two dimensions (CroCo v2, section 3.1; RoPE100 has base 100).
+
+    The first half of each head turns with y, the second with x; within a half, channel i pairs with channel i + dim/4.
+
+    Args:
+      tokens: queries or keys; `dim` is a multiple of 4.
+      positions: integer (y, x) of every token.
+    """
+    quarter = tokens.shape[-1] // 4
+    frequencies = base ** -(np.arange(quarter) / quarter)
+    angles = positions[..., None, :, None] * frequencies.astype(np.float32)  # [..., length, 1, 2, dim/4]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    halves = tokens.reshape(*tokens.shape[:-1], 2, 2, quarter)  # y or x, paired channels
+    first, second = halves[..., 0, :], halves[..., 1, :]
+    turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], -2)
+    return turned.reshape(tokens.shape).astype(tokens.dtype)
