@@ -12,7 +12,7 @@ Exit code 0 is done, 2 is bad usage or input (one line on standard error, no tra
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 class InputError(Exception):
@@ -36,6 +36,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], None]) -> None:
+    # Orbax tells every file it writes at the level below.
+    logging.set_verbosity(logging.WARNING)
     try:
         main()
     except InputError as error:

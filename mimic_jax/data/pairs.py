@@ -1,0 +1,85 @@
+"""Records → uint8 batches, on the host: read, decode, resize. All else happens on the accelerator (`augment`).
+
+Which examples are in global step k depends on the seed, the dataset and the global batch size alone. So a position
+in the data is one number, the step, and a run resumes at it on any number of hosts.
+"""
+
+from collections.abc import Iterator
+
+import cv2
+import grain
+import numpy as np
+from jaxtyping import UInt8
+
+from mimic_jax import records
+from mimic_jax.command import InputError
+
+Batch = dict[str, UInt8[np.ndarray, "batch height width 3"]]
+
+
+def read_views(pair: records.Pair, size: int) -> dict[str, UInt8[np.ndarray, "{size} {size} 3"]]:
+    """The two views of a pair, each resized to size × size pixels where it is not that already.
+
+    Raises:
+      InputError: a view is no image that OpenCV can decode.
+    """
+    try:
+        views = {"view1": records.decode_image(pair.view1), "view2": records.decode_image(pair.view2)}
+    except ValueError as error:
+        raise InputError(
+            f"a view of {pair.source}/{pair.scene}, frames {pair.frame1} and {pair.frame2}, is damaged ({error}); "
+            "mine the dataset again"
+        ) from error
+    return {
+        name: view if view.shape[:2] == (size, size) else cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
+        for name, view in views.items()
+    }
+
+
+def batches(
+    dataset: records.Dataset,
+    *,
+    size: int,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 8,
+) -> Iterator[Batch]:
+    """Endless shuffled batches, each epoch in its own order; this process's share of each.
+
+    Args:
+      dataset: where the pairs are.
+      size: views are resized to size × size pixels.
+      batch_size: the global batch, a multiple of `process_count`.
+      seed: decides the order of examples, with `batch_size` and the dataset.
+      first_step: the global step that the first batch belongs to.
+      process_index, process_count: of all hosts, which one this is.
+      threads: how many examples are read at the same time.
+
+    Raises:
+      InputError: a process's share of a batch is not whole.
+    """
+    if batch_size % process_count:
+        raise InputError(f"config.batch_size={batch_size} does not divide over {process_count} processes")
+    examples = (
+        grain.MapDataset.source(_source(dataset))
+        .shuffle(seed=seed)
+        .repeat()
+        # Global step k holds examples k·batch … (k+1)·batch − 1, dealt to the processes in turn.
+        .slice(slice(first_step * batch_size + process_index, None, process_count))
+        .map(lambda record: read_views(records.decode(record), size))
+        .batch(batch_size // process_count)
+    )
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    return iter(examples.to_iter_dataset(options))
+
+
+def read_pairs(dataset: records.Dataset, indices: list[int]) -> list[records.Pair]:
+    """The pairs at the given places of the dataset."""
+    return [records.decode(record) for record in _source(dataset).__getitems__(indices)]
+
+
+def _source(dataset: records.Dataset) -> grain.sources.ArrayRecordDataSource:
+    return grain.sources.ArrayRecordDataSource([str(shard) for shard in dataset.shards])

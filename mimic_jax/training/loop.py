@@ -1,0 +1,129 @@
+"""Pre-training, from a config to a workdir. The same code on one CPU and on many hosts."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mimic_jax import records
+from mimic_jax.command import InputError
+from mimic_jax.data.augment import Augmentation
+from mimic_jax.data.pairs import batches
+from mimic_jax.models.croco import CroCo, CroCoSizes
+from mimic_jax.training import checkpoint
+from mimic_jax.training.mesh import make_mesh, sharding
+from mimic_jax.training.metrics import MetricsFile
+from mimic_jax.training.optimizer import adamw, learning_rate
+from mimic_jax.training.state import init_state
+from mimic_jax.training.step import make_train_step
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains until `config.steps`, from the newest checkpoint in the workdir if there is one.
+
+    Args:
+      config: as in configs/; every field is used.
+      workdir: gets `checkpoints/`, `metrics.jsonl` and `config.json`.
+
+    Raises:
+      InputError: a field of the config, the dataset or the workdir cannot be used.
+    """
+    sizes = check(config)
+    dataset = records.open_dataset(config.data.train)
+    mesh = make_mesh(config.mesh)
+    checkpoint.claim_workdir(workdir, config.to_dict())
+
+    schedule = learning_rate(
+        config.optimizer.base_learning_rate,
+        config.batch_size,
+        config.optimizer.warmup_steps,
+        config.optimizer.schedule_steps,
+    )
+    optimizer = adamw(
+        schedule, b1=config.optimizer.b1, b2=config.optimizer.b2, weight_decay=config.optimizer.weight_decay
+    )
+    key_init, key_run = jax.random.split(jax.random.key(config.seed))
+    rules = config.axis_rules.to_dict()
+    graph, state = init_state(lambda rngs: CroCo(sizes, rngs=rngs), optimizer, key_init, mesh, rules)
+    batch_sharding = sharding(mesh, rules, ("batch",))
+    train_step = make_train_step(
+        graph,
+        optimizer,
+        schedule,
+        Augmentation(config.data.crop, config.data.jitter, config.data.swap),
+        state,
+        batch_sharding,
+        sharding(mesh, rules),
+    )
+
+    with checkpoint.open_checkpoints(workdir, config.keep_checkpoints) as checkpoints:
+        state, first_step = checkpoint.restore(checkpoints, state)
+        if first_step >= config.steps:
+            print(f"{workdir}: already trained for {first_step} steps")
+            return
+        data = batches(
+            dataset,
+            size=config.data.size,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=first_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            threads=config.data.threads,
+        )
+        metrics_file = MetricsFile(workdir / checkpoint.METRICS, first_step, config.batch_size)
+        with _progress() as progress:
+            task = progress.add_task("pre-train", total=config.steps, completed=first_step, status="compiling")
+
+            def report(step: int, metrics: dict) -> None:
+                line = metrics_file.write(step, metrics)
+                if not np.isfinite(line["loss"]):
+                    raise FloatingPointError(f"the loss is {line['loss']} at step {step}; see {workdir}")
+                status = f"loss {line['loss']:.3f}, {line['pairs_per_second']:.0f} pairs/s"
+                progress.update(task, completed=step, status=status)
+
+            # Metrics are fetched a step late: while the host waits for them, the next step is already under way.
+            late = None
+            for step in range(first_step + 1, config.steps + 1):
+                batch = {
+                    name: jax.make_array_from_process_local_data(batch_sharding, views)
+                    for name, views in next(data).items()
+                }
+                state, metrics = train_step(state, batch, key_run)
+                if late:
+                    report(*late)
+                late = (step, metrics) if step % config.log_every == 0 or step == config.steps else None
+                if step % config.checkpoint_every == 0 or step == config.steps:
+                    checkpoint.save(checkpoints, step, state, data_position=step)
+            report(*late)
+        metrics_file.close()
+
+
+def check(config: ConfigDict) -> CroCoSizes:
+    """Checks what can be checked of a config before anything is built, and gives the model's sizes.
+
+    Raises:
+      InputError: names the field that cannot be used.
+    """
+    try:
+        sizes = CroCoSizes(**config.model)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config.model: {error}") from error
+    for field in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+        if config[field] < 1:
+            raise InputError(f"config.{field}={config[field]} must be at least 1")
+    if config.data.crop % sizes.patch_size or not 0 < config.data.crop <= config.data.size:
+        raise InputError(
+            f"config.data.crop={config.data.crop} must be a multiple of config.model.patch_size={sizes.patch_size} "
+            f"and at most config.data.size={config.data.size}"
+        )
+    if not config.data.train:
+        raise InputError("config.data.train is not set: give --config.data.train=DATASET, a folder that mine made")
+    return sizes
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, TextColumn("{task.fields[status]}"), disable=jax.process_index() != 0)

@@ -1,0 +1,96 @@
+"""Pictures of what went in and what came out: RGB uint8 arrays, and how to write them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mimic_jax import records
+from mimic_jax.command import InputError
+
+Picture = UInt8[np.ndarray, "height width 3"]
+
+_GAP = 4
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Writes a picture as PNG.
+
+    Raises:
+      InputError: the path cannot be written.
+    """
+    encoded, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    assert encoded
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def grid(rows: Sequence[Sequence[Picture]], headings: Sequence[str] = ()) -> Picture:
+    """Pictures of one size in rows and columns on white, a heading above each column."""
+    height, width, _ = rows[0][0].shape
+    top = 20 if headings else 0
+    canvas = np.full((top + len(rows) * (height + _GAP) - _GAP, len(rows[0]) * (width + _GAP) - _GAP, 3), 255, np.uint8)
+    for column, heading in enumerate(headings):
+        cv2.putText(
+            canvas, heading, (column * (width + _GAP), 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA
+        )
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            y, x = top + i * (height + _GAP), j * (width + _GAP)
+            canvas[y : y + height, x : x + width] = picture
+    return canvas
+
+
+def enlarge(picture: Picture, factor: int) -> Picture:
+    """Each pixel as a square of `factor` pixels a side."""
+    return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def draw_pair(pair: records.Pair, lines: int = 24) -> Picture:
+    """The two views side by side, with lines between the centres of matched patches.
+
+    Args:
+      lines: about how many of the matched patches get one, spread evenly.
+    """
+    view1, view2 = records.decode_image(pair.view1), records.decode_image(pair.view2)
+    (height1, width1), (height2, width2) = view1.shape[:2], view2.shape[:2]
+    canvas = np.full((max(height1, height2), width1 + _GAP + width2, 3), 255, np.uint8)
+    canvas[:height1, :width1] = view1
+    canvas[:height2, width1 + _GAP :] = view2
+    # Correspondences count patches of a square grid.
+    side = round(len(pair.correspondence) ** 0.5)
+    matched = np.flatnonzero(pair.correspondence >= 0)
+    for patch in matched[:: max(1, len(matched) // lines)]:
+        color = cv2.applyColorMap(np.uint8([[255 * patch / len(pair.correspondence)]]), cv2.COLORMAP_HSV)[0, 0].tolist()
+        (y1, x1), (y2, x2) = (
+            ((index // side + 0.5) / side * height, (index % side + 0.5) / side * width)
+            for index, height, width in [(patch, height1, width1), (pair.correspondence[patch], height2, width2)]
+        )
+        start, end = (round(x1), round(y1)), (round(x2 + width1 + _GAP), round(y2))
+        cv2.line(canvas, start, end, color, 1, cv2.LINE_AA)
+        cv2.circle(canvas, start, 3, color, -1, cv2.LINE_AA)
+        cv2.circle(canvas, end, 3, color, -1, cv2.LINE_AA)
+    return canvas
+
+
+def draw_curve(steps: Sequence[float], losses: Sequence[float], path: Path) -> None:
+    """Writes the training loss over steps as a PNG."""
+    # matplotlib's object interface: no display, no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, linewidth=1)
+    axes.set(xlabel="step", ylabel="loss on hidden patches", title="Pre-training")
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def to_uint8(image: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Colours in [0, 1], and what lies outside clipped, to bytes."""
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
