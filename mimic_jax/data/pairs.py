@@ -70,7 +70,7 @@ def batches(
         # Global step k holds examples k·batch … (k+1)·batch − 1, dealt to the processes in turn.
         .slice(slice(first_step * batch_size + process_index, None, process_count))
         .map(lambda record: read_views(records.decode(record), size))
-        .batch(batch_size // process_count)
+        .batch(batch_size // process_count, drop_remainder=True)
     )
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     return iter(examples.to_iter_dataset(options))

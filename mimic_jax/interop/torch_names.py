@@ -44,8 +44,8 @@ CROCO = {
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def from_torch(model: nnx.Module, tensors: Mapping[str, np.ndarray], names: Mapping[Path, str] = CROCO) -> nnx.State:
-    """The model's parameters, filled from tensors under the published names.
+def from_torch(model: nnx.Module, tensors: Mapping[str, np.ndarray], names: Mapping[Path, str] = CROCO) -> dict:
+    """The model's parameters, as nested dicts, filled from tensors under the published names.
 
     Args:
       model: gives the shapes; `nnx.eval_shape` of one is enough.
@@ -65,7 +65,7 @@ def from_torch(model: nnx.Module, tensors: Mapping[str, np.ndarray], names: Mapp
         layers = [name.format(layer=layer) for layer in range(shape[0])]
         return parameter.replace(jnp.stack([_to_ours(layer, tensors[layer], shape[1:]) for layer in layers]))
 
-    return nnx.map_state(fill, nnx.state(model, nnx.Param))
+    return nnx.to_pure_dict(nnx.map_state(fill, nnx.state(model, nnx.Param)))
 
 
 def _to_ours(name: str, tensor: np.ndarray, shape: tuple[int, ...]) -> jax.Array:

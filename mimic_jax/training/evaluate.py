@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
 
 from mimic_jax import records
 from mimic_jax.command import InputError
@@ -13,7 +13,15 @@ from mimic_jax.models.croco import CroCo
 
 
 def second_view_errors(
-    model: CroCo, dataset: records.Dataset, *, size: int, crop: int, seed: int = 0, pairs: int = 512, batch: int = 64
+    model: CroCo,
+    dataset: records.Dataset,
+    *,
+    others: records.Dataset | None = None,
+    size: int,
+    crop: int,
+    seed: int = 0,
+    pairs: int = 512,
+    batch: int = 64,
 ) -> dict[str, float]:
     """The masked-patch error on held-out pairs, with the right second view and with one from another scene.
 
@@ -21,7 +29,8 @@ def second_view_errors(
 
     Args:
       model: completes view 1 from view 2.
-      dataset: pairs of at least two scenes, held out from training.
+      dataset: pairs held out from training.
+      others: where second views of other scenes come from; `dataset` itself by default.
       size, crop: views are resized to `size` pixels a side; the middle `crop` of them are seen.
       seed: decides the masks; both errors have the same ones.
       pairs: at most this many, spread evenly over the dataset.
@@ -32,11 +41,10 @@ def second_view_errors(
     Raises:
       InputError: the dataset has one scene only.
     """
-    indices = np.linspace(0, len(dataset) - 1, min(pairs, len(dataset))).round().astype(int)
-    found = read_pairs(dataset, indices.tolist())
-    views = [read_views(pair, size) for pair in found]
-    view1, view2 = (np.stack([view[name] for view in views]) for name in ("view1", "view2"))
-    second_views = {"right": view2, "wrong": view2[_of_another_scene([pair.scene for pair in found], seed, dataset)]}
+    held_out = _spread(dataset, pairs)
+    view1, view2 = _stack(held_out, "view1", size), _stack(held_out, "view2", size)
+    strangers = _strangers(held_out, _spread(others or dataset, pairs), seed)
+    second_views = {"right": view2, "wrong": _stack(strangers, "view2", size)}
 
     graph, params = nnx.split(model)
 
@@ -53,15 +61,26 @@ def second_view_errors(
             errors(
                 params, jax.random.key(seed + start), view1[start : start + batch], second_view[start : start + batch]
             )
-            for start in range(0, len(indices), batch)
+            for start in range(0, len(held_out), batch)
         ]
         means[name] = float(np.concatenate(parts).mean())
-    return means | {"ratio": means["right"] / means["wrong"], "pairs": len(indices)}
+    return means | {"ratio": means["right"] / means["wrong"], "pairs": len(held_out)}
 
 
-def _of_another_scene(scenes: list[str], seed: int, dataset: records.Dataset) -> Int[np.ndarray, " pairs"]:
-    if len(set(scenes)) < 2:
-        raise InputError(f"{dataset.folder}: has one scene only; a second view of another scene needs two or more")
+def _spread(dataset: records.Dataset, pairs: int) -> list[records.Pair]:
+    indices = np.linspace(0, len(dataset) - 1, min(pairs, len(dataset))).round().astype(int)
+    return read_pairs(dataset, indices.tolist())
+
+
+def _stack(pairs: list[records.Pair], view: str, size: int) -> UInt8[np.ndarray, "pairs {size} {size} 3"]:
+    return np.stack([read_views(pair, size)[view] for pair in pairs])
+
+
+def _strangers(pairs: list[records.Pair], pool: list[records.Pair], seed: int) -> list[records.Pair]:
+    """For each pair one of another scene, drawn from the pool."""
     rng = np.random.default_rng(seed)
-    names = np.array(scenes)
-    return np.array([rng.choice(np.flatnonzero(names != scene)) for scene in scenes])
+    scenes = np.array([pair.scene for pair in pool])
+    candidates = [np.flatnonzero(scenes != pair.scene) for pair in pairs]
+    if not all(len(places) for places in candidates):
+        raise InputError(f"all pairs are of scene {pairs[0].scene!r}; a wrong second view needs another scene")
+    return [pool[rng.choice(places)] for places in candidates]

@@ -1,0 +1,182 @@
+"""The whole road in one command: film rooms, mine pairs, pre-train a tiny CroCo, show what it learned.
+
+    python -m launch.demo --output=demo
+    python -m launch.demo --output=demo --videos=FOLDER    # your own videos, at least two
+
+Each stage is a command that can be run alone; it is printed before it runs. Interrupted, the same command carries on.
+"""
+
+import fcntl
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from mimic_jax import command
+
+OUTPUT = flags.DEFINE_string("output", "demo", "Where everything goes.")
+VIDEOS = flags.DEFINE_string("videos", None, "A folder of your own videos; rooms are filmed when it is not given.")
+SCENES = flags.DEFINE_integer("scenes", 12, "Rooms to train on.", lower_bound=1)
+HELD_OUT = flags.DEFINE_integer("held_out", 4, "Rooms to measure on; never trained on.", lower_bound=2)
+FRAMES = flags.DEFINE_integer("frames", 96, "Frames of each room's video.", lower_bound=2)
+STEPS = flags.DEFINE_integer("steps", 400, "Training steps.", lower_bound=1)
+
+CONFIG = Path(__file__).parents[1] / "configs" / "croco_tiny.py"
+# Sampled so that a short video gives some dozens of frames, all of which are compared.
+COMPARED_FRAMES = 32
+# Comparing all frames grows with the square of their number: longer videos are compared step by step.
+LONGEST_COMPARED = 60.0  # seconds
+
+console = Console()
+
+
+def main() -> None:
+    output = Path(OUTPUT.value)
+    started = {"videos": VIDEOS.value and str(Path(VIDEOS.value).resolve()), "steps": STEPS.value}
+    started |= {"rooms": None if VIDEOS.value else [SCENES.value, HELD_OUT.value, FRAMES.value]}
+    lock = _claim(output, started)
+
+    summary_file = output / "summary.json"
+    if summary_file.exists():
+        _print_summary(json.loads(summary_file.read_text()))
+        console.print(f"{output} is done already; remove it to start over.")
+        return
+    if VIDEOS.value:
+        policy = _split_videos(Path(VIDEOS.value), output / "videos")
+    else:
+        for part, scenes, seed in [("train", SCENES.value, 0), ("held_out", HELD_OUT.value, 1)]:
+            options = [f"--scenes={scenes}", f"--frames={FRAMES.value}", f"--seed={seed}"]
+            _stage(lock, "film", "data_prep.film", f"--output={output / 'videos' / part}", *options)
+        policy = ["--policy=exhaustive", f"--step={FRAMES.value / 20 / COMPARED_FRAMES:g}"]
+    for part in ("train", "held_out"):
+        places = f"--input={output / 'videos' / part}", f"--output={output / 'pairs' / part}"
+        _stage(lock, "mine", "data_prep.mine", "--source=video", *places, *policy)
+    _stage(
+        lock,
+        "pre-train",
+        "launch.pretrain",
+        f"--config={CONFIG}",
+        f"--workdir={output / 'run'}",
+        f"--config.data.train={output / 'pairs' / 'train'}",
+        f"--config.steps={STEPS.value}",
+    )
+    summary = _show(output)
+    summary_file.write_text(json.dumps(summary, indent=2) + "\n")
+    _print_summary(summary)
+    console.print(f"Pictures: {output}/pairs.png, {output}/loss.png, {output}/reconstruction.png")
+
+
+def _claim(output: Path, started: dict):
+    """Makes the folder this demo's, and waits for stages that an interrupted run may have left behind."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        # Stages inherit the lock: it is free once the last of them has ended.
+        lock = (output / ".lock").open("w")
+    except OSError as error:
+        raise command.InputError(f"--output={output} cannot be written ({error.strerror}); use another") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        console.print(f"{output} is in use; waiting for the run there to end …")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    made_with = output / "demo.json"
+    if made_with.exists() and json.loads(made_with.read_text()) != started:
+        raise command.InputError(f"{output} was begun with other flags or videos; remove it, or give another --output")
+    made_with.write_text(json.dumps(started, indent=2) + "\n")
+    return lock
+
+
+def _stage(lock, title: str, module: str, *options: str) -> None:
+    console.rule(f"[bold]{title}")
+    console.print(f"python -m {module} {' '.join(options)}", style="dim", highlight=False, soft_wrap=True)
+    start = time.monotonic()
+    process = subprocess.run([sys.executable, "-m", module, *options], pass_fds=[lock.fileno()], check=False)
+    if process.returncode:
+        sys.exit(process.returncode)
+    console.print(f"{title}: {time.monotonic() - start:.0f} s", style="green")
+
+
+def _split_videos(folder: Path, output: Path) -> list[str]:
+    """Links the reader's videos into train/ and held_out/, and chooses how their frames are compared."""
+    from data_prep.sources.video import find_videos
+
+    videos = find_videos(folder)
+    if len(videos) < 2:
+        raise command.InputError(
+            f"--videos={folder}: {len(videos)} videos found; give at least two, as one is held out"
+        )
+    held_out = max(1, len(videos) // 5)
+    for index, video in enumerate(videos):
+        part = output / ("held_out" if index >= len(videos) - held_out else "train")
+        # Numbered, as videos of one name may lie in different folders.
+        link = part / f"{index:04d}_{video.name}"
+        part.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(video.resolve())
+    longest = max(_duration(video) for video in videos)
+    if longest > LONGEST_COMPARED:
+        return ["--policy=step", "--step=0.5"]
+    return ["--policy=exhaustive", f"--step={max(0.05, longest / COMPARED_FRAMES):.3g}"]
+
+
+def _duration(video: Path) -> float:
+    capture = cv2.VideoCapture(str(video))
+    frames, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    return max(0.0, frames / rate) if rate > 0 else 0.0
+
+
+def _show(output: Path) -> dict:
+    """Draws the pictures and measures the model on the held-out pairs."""
+    from mimic_jax import records
+    from mimic_jax.data.pairs import read_pairs
+    from mimic_jax.training import checkpoint
+    from mimic_jax.training.evaluate import second_view_errors
+    from mimic_jax.training.metrics import read_metrics
+    from mimic_jax.viz import pictures
+    from mimic_jax.viz.reconstruction import draw_reconstructions
+
+    console.rule("[bold]show")
+    train, held_out = (records.open_dataset(output / "pairs" / part) for part in ("train", "held_out"))
+    model, config, step = checkpoint.load_model(output / "run")
+    seen = {"size": config["data"]["size"], "crop": config["data"]["crop"]}
+
+    chosen = [len(train) * place // 4 for place in range(4)]
+    shown = [[pictures.draw_pair(pair)] for pair in read_pairs(train, chosen)]
+    pictures.save(pictures.grid(shown), output / "pairs.png")
+    metrics = read_metrics(output / "run" / checkpoint.METRICS)
+    pictures.draw_curve([line["step"] for line in metrics], [line["loss"] for line in metrics], output / "loss.png")
+    rows = min(8, len(held_out))
+    pictures.save(draw_reconstructions(model, held_out, rows=rows, **seen), output / "reconstruction.png")
+
+    totals = [dataset.manifest()["totals"] for dataset in (train, held_out)]
+    errors = second_view_errors(model, held_out, others=train if VIDEOS.value else held_out, **seen)
+    return {
+        "pairs_tried": sum(total["pairs_tried"] for total in totals),
+        "pairs_kept": sum(total["pairs_kept"] for total in totals),
+        "steps": step,
+        "pairs_per_second": round(statistics.median(line["pairs_per_second"] for line in metrics), 1),
+        "first_loss": metrics[0]["loss"],
+        "last_loss": metrics[-1]["loss"],
+        "held_out_pairs": errors["pairs"],
+        "error_with_right_view": errors["right"],
+        "error_with_wrong_view": errors["wrong"],
+        "ratio": errors["ratio"],
+    }
+
+
+def _print_summary(summary: dict) -> None:
+    table = Table(title="What came out", show_header=False)
+    for name, value in summary.items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    command.run(main)

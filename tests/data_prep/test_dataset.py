@@ -1,0 +1,110 @@
+"""A dataset folder dies at every system call in turn, and loses nothing."""
+
+import os
+
+import numpy as np
+import pytest
+
+from data_prep import dataset
+from mimic_jax import records
+from mimic_jax.command import InputError
+
+
+def contents(folder):
+    """Every file below a folder, by name, as bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at one system call."""
+
+
+def pairs(scene, count):
+    rng = np.random.default_rng(len(scene))
+    for frame in range(count):
+        yield records.Pair(
+            view1=rng.bytes(2000), view2=rng.bytes(2000), correspondence=np.arange(4, dtype=np.int16),
+            homography=np.eye(3, dtype=np.float32), overlap=1.0, inliers=20, source="test", scene=scene, frame1=frame,
+        )  # fmt: skip
+
+
+def add_scenes(output, settings, scenes):
+    with dataset.opened(output, settings):
+        done = dataset.finished(output)
+        missing = [scene for scene in scenes if scene not in done]
+        if missing:
+            dataset.begin_parts(output, settings)
+        for scene in missing:
+            entry = {"input_size": 1, "frames_read": 9, "pairs_tried": 8, "rejected": {}, "problems": {}}
+            dataset.write_part(output, scene, {**entry, "pairs_kept": len(scene)}, pairs(scene, len(scene)))
+        if missing or not dataset.is_whole(output, 3):
+            dataset.assemble(output, settings, 4, 3)
+
+
+# Together these are every call that changes what is on disk for good.
+@pytest.mark.parametrize("calls", ["os.replace", "os.rename", "os.fsync", "os.unlink", "os.rmdir", "os.mkdir"])
+def test_death_at_each_system_call_of_assembly_loses_nothing(tmp_path, monkeypatch, calls):
+    settings = {"name": "test"}
+    first, then = ["a10", "a9", "b"], ["a9x", "a", "zzzz"]
+    add_scenes(tmp_path / "expected", settings, first)
+    old = contents(tmp_path / "expected")
+    add_scenes(tmp_path / "expected", settings, first + then)
+    expected = contents(tmp_path / "expected")
+    real = getattr(os, calls.removeprefix("os."))
+    deaths = 0
+    while True:
+        output = tmp_path / f"output{deaths}"
+        add_scenes(output, settings, first)
+        left = [deaths]
+
+        def mortal(*arguments, left=left, **options):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return real(*arguments, **options)
+
+        # rmtree(ignore_errors=True) swallows OSError, not Killed.
+        with monkeypatch.context() as patch:
+            patch.setattr(calls, mortal)
+            try:
+                add_scenes(output, settings, first + then)
+            except Killed:
+                pass
+            else:
+                break
+        now = {name: data for name, data in contents(output).items() if not name.startswith(".")}
+        # A reader finds the old dataset, the new one, or none.
+        assert "dataset_info.json" not in now or now in (old, expected), deaths
+        add_scenes(output, settings, first + then)
+        assert contents(output) == expected, deaths
+        assert not [path for path in output.iterdir() if path.name.startswith(".")]
+        deaths += 1
+    assert deaths >= 1
+
+
+def test_a_scene_half_written_is_not_there(tmp_path):
+    def dying():
+        yield from pairs("scene", 2)
+        raise Killed
+
+    with dataset.opened(tmp_path, {}):
+        dataset.begin_parts(tmp_path, {})
+        with pytest.raises(Killed):
+            dataset.write_part(tmp_path, "scene", {"pairs_kept": 3}, dying())
+        assert dataset.finished(tmp_path) == {}
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    with (
+        dataset.opened(tmp_path / "pairs", {}),
+        pytest.raises(InputError, match="another run"),
+        dataset.opened(tmp_path / "pairs", {}),
+    ):
+        pass
+
+
+def test_a_missing_shard_is_not_taken_for_a_smaller_dataset(tmp_path):
+    add_scenes(tmp_path, {}, ["aaaa", "bbbb"])
+    next(tmp_path.glob("pairs-train*")).unlink()
+    with pytest.raises(InputError, match="shard is missing"):
+        add_scenes(tmp_path, {}, ["aaaa", "bbbb"])

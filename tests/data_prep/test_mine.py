@@ -1,0 +1,407 @@
+"""The command, end to end: what is stored, what is counted, and that nothing is lost when it is killed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_prep import matching, overlap
+from data_prep.mine import Settings, mine, mine_scene
+from data_prep.sources import SOURCES
+from mimic_jax import records
+
+ROOT = Path(__file__).resolve().parents[2]
+RATE = 5
+
+
+def texture(seed, height=120, width=1400):
+    """A BGR strip, red above all, with corners and blobs at every scale."""
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), (20, 40, 200), np.uint8)
+    for _ in range(width):
+        centre, radius = (int(rng.integers(width)), int(rng.integers(height))), int(rng.integers(2, 14))
+        colour = (int(rng.integers(40)), int(rng.integers(120)), int(rng.integers(60, 256)))
+        cv2.circle(image, centre, radius, colour, -1, cv2.LINE_AA)
+    return image
+
+
+def pan(seed, frames, shift):
+    """Frames 160×120 of a camera that moves over a texture by `shift` pixels a frame."""
+    strip = texture(seed, width=160 + shift * frames)
+    return [np.ascontiguousarray(strip[:, shift * i : shift * i + 160]) for i in range(frames)]
+
+
+def write_video(path, images):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), RATE, images[0].shape[1::-1])
+    for image in images:
+        writer.write(image)
+    writer.release()
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Ten videos of different length; one second moves the view by 3/8, so that overlap is about 62 %."""
+    folder = tmp_path_factory.mktemp("input") / "videos"
+    for scene in range(10):
+        write_video(folder / f"room{scene}.avi", pan(scene, RATE * (9 + 3 * scene), 12))
+    return folder
+
+
+def command(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "data_prep.mine", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    return out, err
+
+
+def contents(folder):
+    """Every file below a folder, by name, as bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def mined(videos, tmp_path_factory):
+    output = tmp_path_factory.mktemp("mined") / "pairs"
+    out, err = finish(command(f"--input={videos}", f"--output={output}", "--workers=2", "--shards=3"))
+    assert err == ""
+    assert "pairs kept" in out
+    return output
+
+
+def test_the_dataset_opens_and_holds_the_right_pairs(mined, videos):
+    source = tfds.builder_from_directory(mined).as_data_source("train")
+    opened = records.open_dataset(mined)
+    assert len(opened.shards) == 3
+    assert len(source) == len(opened) > 150
+    assert {path.name for path in mined.iterdir()} == {
+        "features.json", "dataset_info.json", "manifest.json", *(shard.name for shard in opened.shards)
+    }  # fmt: skip
+    order = [(pair["scene"].decode(), int(pair["frame1"])) for pair in source]
+    assert order == sorted(order)
+    for index in (0, len(source) // 2, len(source) - 1):
+        pair = source[index]
+        scene, first, second = pair["scene"].decode(), int(pair["frame1"]), int(pair["frame2"])
+        assert second == first + RATE
+        assert pair["source"] == b"videos"
+        images = pan(int(scene[4:]), RATE * (9 + 3 * int(scene[4:])), 12)
+        for view, number in (("view1", first), ("view2", second)):
+            expected = cv2.cvtColor(cv2.resize(images[number], (224, 224)), cv2.COLOR_BGR2RGB)
+            # Two JPEG codecs in between; swapped channels would be off by a hundred.
+            assert np.abs(pair[view].astype(int) - expected).mean() < 10
+        # The view moves by 60 of 160 pixels: 84 of 224.
+        np.testing.assert_allclose(pair["homography"], [[1, 0, -84], [0, 1, 0], [0, 0, 1]], atol=1.5)
+        assert pair["overlap"] == pytest.approx(np.mean(pair["correspondence"] >= 0))
+        assert 0.5 <= pair["overlap"] <= 0.75
+        expected = overlap.correspondences(np.array([[1.0, 0, -84], [0, 1, 0], [0, 0, 1]]))
+        assert np.mean(pair["correspondence"] == expected) > 0.6
+        assert pair["inliers"] > 20
+
+
+def test_the_manifest_accounts_for_every_pair(mined):
+    manifest = json.loads((mined / "manifest.json").read_text())
+    assert list(manifest["scenes"]) == [f"room{scene}" for scene in range(10)]
+    for scene, entry in enumerate(manifest["scenes"].values()):
+        assert entry["frames_read"] == 9 + 3 * scene
+        assert entry["pairs_tried"] == entry["frames_read"] - 1
+        assert entry["pairs_tried"] == entry["pairs_kept"] + sum(entry["rejected"].values())
+        assert entry["problems"] == {}
+    assert manifest["totals"]["pairs_kept"] == len(records.open_dataset(mined))
+    assert manifest["settings"]["name"] == "videos"
+    assert manifest["versions"]["opencv"] == cv2.__version__
+
+
+def test_workers_change_nothing(mined, videos, tmp_path):
+    finish(command(f"--input={videos}", f"--output={tmp_path / 'one'}", "--workers=1", "--shards=3"))
+    assert contents(tmp_path / "one") == contents(mined)
+
+
+def test_a_finished_dataset_is_left_alone_and_grows_with_its_input(mined, videos, tmp_path):
+    few, output = tmp_path / "videos", tmp_path / "pairs"
+    few.mkdir()
+    for scene in (1, 4, 9):
+        shutil.copy(videos / f"room{scene}.avi", few)
+    finish(command(f"--input={few}", f"--output={output}"))
+    before = contents(output)
+    times = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    start = time.monotonic()
+    _, err = finish(command(f"--input={few}", f"--output={output}"))
+    assert "already done" in err
+    assert time.monotonic() - start < 5
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == times
+    assert contents(output) == before
+    # A scene that is there is not read again: were it, junk of the same size would cost it its pairs.
+    (few / "room4.avi").write_bytes(bytes((few / "room4.avi").stat().st_size))
+    for scene in (0, 2, 3, 5, 6, 7, 8):
+        shutil.copy(videos / f"room{scene}.avi", few)
+    finish(command(f"--input={few}", f"--output={output}", "--shards=3"))
+    assert contents(output) == contents(mined)
+    # A scene whose file has changed is mined anew; one that is gone stays.
+    (few / "room4.avi").write_bytes(b"junk")
+    (few / "room9.avi").unlink()
+    _, err = finish(command(f"--input={few}", f"--output={output}", "--shards=3"))
+    assert "room4: cannot be read" in err
+    scenes = json.loads((output / "manifest.json").read_text())["scenes"]
+    assert scenes["room4"]["problems"] == {"cannot be read": 1}
+    assert scenes["room9"]["pairs_kept"] > 0
+    assert len(records.open_dataset(output)) == sum(entry["pairs_kept"] for entry in scenes.values())
+
+
+def children(process):
+    try:
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def workers(process):
+    """Process ids of mining workers: the resource tracker is a child too."""
+    found = []
+    for pid in children(process):
+        try:
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except FileNotFoundError:
+            pass
+    return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("victim", ["command", "worker"])
+def test_kill_at_random_moments_loses_nothing(mined, videos, tmp_path, victim):
+    output = tmp_path / "pairs"
+    arguments = (f"--input={videos}", f"--output={output}", "--workers=2", "--shards=3")
+    moments = random.Random(victim)
+    kills = 0
+    for attempt in range(4):
+        process = command(*arguments)
+        # Every attempt lives longer than the last, so that some die early, some between scenes, some at the end.
+        deadline = time.monotonic() + 0.6 + 0.35 * attempt + moments.uniform(0, 0.4)
+        while time.monotonic() < deadline or (victim == "worker" and not workers(process)):
+            if process.poll() is not None:
+                break
+            time.sleep(0.01)
+        parts = {path.name: path.read_bytes() for path in output.glob(".parts/*.part")}
+        mates = workers(process)
+        if process.poll() is None:
+            os.kill(process.pid if victim == "command" else mates[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=30)
+        kills += process.returncode != 0
+        if victim == "worker" and process.returncode:
+            assert process.returncode == 1
+            assert "a worker was killed" in err.splitlines()[-1]
+        # No worker outlives its command, and no scene that was there is gone.
+        limit = time.monotonic() + 5
+        while any(map(alive, mates)) and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert not any(map(alive, mates))
+        if (output / "dataset_info.json").exists():
+            assert len(records.open_dataset(output)) == len(records.open_dataset(mined))
+        elif not (output / ".ready").exists():
+            assert parts.items() <= {path.name: path.read_bytes() for path in output.glob(".parts/*.part")}.items()
+    assert kills >= 2
+    finish(command(*arguments))
+    assert contents(output) == contents(mined)
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+
+
+def test_interrupt_is_one_line_and_carries_on(mined, videos, tmp_path):
+    arguments = (f"--input={videos}", f"--output={tmp_path / 'pairs'}", "--workers=2", "--shards=3")
+    # While the workers start, and while they work.
+    for after in (0.05, 0.1, 0.15, 0.5):
+        interrupt(arguments, after)
+    finish(command(*arguments))
+    assert contents(tmp_path / "pairs") == contents(mined)
+
+
+def test_interrupt_stops_within_a_long_scene(videos, tmp_path):
+    # 16 000 pairs: half a minute.
+    long = (f"--input={videos / 'room9.avi'}", f"--output={tmp_path / 'pairs'}", "--step=0.2", "--policy=exhaustive")
+    interrupt(long, 2)
+
+
+def interrupt(arguments, after):
+    """Ctrl-C, which reaches the command and its workers alike, so long after the first worker has begun."""
+    process = command(*arguments, start_new_session=True)
+    while not (mates := workers(process)):
+        time.sleep(0.01)
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{mates[0]}/status").read_text().splitlines())
+    assert int(status["SigBlk"], 16) & 1 << (signal.SIGINT - 1)  # No traceback from a worker, at whatever moment.
+    time.sleep(after)
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = finish(process, 130)
+    assert time.monotonic() - start < 3
+    assert err.splitlines() == ["interrupted; the same command carries on from here"]
+    assert not any(map(alive, mates))
+
+
+def test_bad_videos_are_counted_and_the_others_mined(videos, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "empty").mkdir(parents=True)
+    shutil.copy(videos / "room0.avi", folder / "good.avi")
+    (folder / "junk.mp4").write_bytes(b"not a video" * 1000)
+    (folder / "nothing.mp4").touch()
+    write_video(folder / "single.avi", pan(0, 1, 12))
+    whole = (videos / "room2.avi").read_bytes()
+    (folder / "truncated.avi").write_bytes(whole[: len(whole) // 2])
+    write_video(folder / "blank.avi", [np.zeros((120, 160, 3), np.uint8)] * 20)
+    _, err = finish(command(f"--input={folder}", f"--output={tmp_path / 'out'}"))
+    assert sorted(err.splitlines()) == [
+        "warning: junk: cannot be read",
+        "warning: nothing: cannot be read",
+        "warning: single: only one frame",
+        "warning: truncated: ends before its header says",
+    ]
+    scenes = json.loads((tmp_path / "out" / "manifest.json").read_text())["scenes"]
+    assert scenes["good"]["pairs_kept"] > 5
+    assert scenes["truncated"]["problems"] == {"ends before its header says": 1}
+    assert 3 < scenes["truncated"]["pairs_kept"] < scenes["truncated"]["frames_read"] < 15
+    assert scenes["blank"]["rejected"] == {"too few matches": 3}
+    assert scenes["single"]["problems"] == {"only one frame": 1}
+
+
+def test_frame_folders_with_a_corrupt_image(tmp_path):
+    folder = tmp_path / "in"
+    for scene in ("a", "b/c"):
+        (folder / scene).mkdir(parents=True)
+        for number, image in enumerate(pan(3, 12, 60)):
+            cv2.imwrite(str(folder / scene / f"f{number}.jpg"), image)
+    cut = (folder / "a" / "f5.jpg").read_bytes()
+    (folder / "a" / "f5.jpg").write_bytes(cut[: len(cut) // 2])
+    (folder / "empty").mkdir()
+    _, err = finish(command(f"--input={folder}", f"--output={tmp_path / 'out'}", "--source=frames", "--name=my set"))
+    assert sorted(err.splitlines()) == ["warning: a: frame cannot be read", "warning: empty: no frames"]
+    source = tfds.builder_from_directory(tmp_path / "out").as_data_source("train")
+    tried = [(int(pair["frame1"]), int(pair["frame2"])) for pair in source if pair["scene"] == b"a"]
+    assert tried == [(i, i + 1) for i in range(11) if i not in (4, 5)]
+    assert {pair["source"] for pair in source} == {b"my set"}
+    entry = json.loads((tmp_path / "out" / "manifest.json").read_text())["scenes"]["a"]
+    assert entry["problems"] == {"frame cannot be read": 1}
+
+
+def test_no_pair_at_all(tmp_path):
+    folder = tmp_path / "in"
+    write_video(folder / "blank.avi", [np.zeros((120, 160, 3), np.uint8)] * 20)
+    write_video(folder / "still.avi", pan(0, 1, 12) * 20)
+    (folder / "junk.mp4").write_bytes(b"junk")
+    for _ in range(2):
+        _, err = finish(command(f"--input={folder}", f"--output={tmp_path / 'out'}"), 2)
+        last = err.splitlines()[-1]
+        assert last.startswith("error: no pair was kept")
+        for count in ("too few matches 3", "overlap above band 3", "cannot be read 1"):
+            assert count in last
+        assert json.loads((tmp_path / "out" / "manifest.json").read_text())["totals"]["pairs_tried"] == 6
+    write_video(folder / "good.avi", pan(0, 40, 12))
+    finish(command(f"--input={folder}", f"--output={tmp_path / 'out'}"))
+    assert len(records.open_dataset(tmp_path / "out")) > 3
+
+
+def test_the_band_is_inclusive_and_zero_to_one_keeps_every_homography(videos):
+    scene = SOURCES["video"](videos / "room0.avi", 1.0)[0]
+    every = mine_scene(scene, Settings("x", policy="exhaustive", min_overlap=0.0, max_overlap=1.0))
+    assert every.entry["pairs_tried"] == 9 * 8 // 2
+    assert set(every.entry["rejected"]) <= {"too few matches", "no homography"}
+    assert len(every.pairs) + sum(every.entry["rejected"].values()) == 36
+    value = every.pairs[0].overlap
+    exact = mine_scene(scene, Settings("x", policy="exhaustive", min_overlap=value, max_overlap=value))
+    assert [pair.overlap for pair in exact.pairs] == [value] * len(exact.pairs)
+    assert every.pairs[0].frame1 in {pair.frame1 for pair in exact.pairs}
+    for pair in every.pairs[:3]:
+        images = pan(0, 45, 12)
+        direct = matching.match(*(np.ascontiguousarray(images[n][..., ::-1]) for n in (pair.frame1, pair.frame2)))
+        assert direct.overlap == pytest.approx(pair.overlap, abs=0.1)  # Stored views went through the video codec.
+
+
+def test_image_and_patch_size_and_quality(videos, tmp_path):
+    output = tmp_path / "out"
+    settings = Settings("x", image_size=112, patch_size=14, quality=50)
+    mine(videos / "room0.avi", output, settings, workers=1)
+    pair = tfds.builder_from_directory(output).as_data_source("train")[0]
+    assert pair["view1"].shape == (112, 112, 3)
+    assert pair["correspondence"].shape == (64,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--input=absent"], "absent: no such file"),
+        (["--input="], "--input is missing"),
+        (["--output="], "--output is missing"),
+        (["--output=notes.txt"], "names a folder"),
+        (["--output=notes.txt/pairs"], "cannot be made"),
+        (["--output=foreign"], "holds other things (thesis.tex)"),
+        (["--output=pairs", "--step=0.5"], "was mined with --step=1.0, not 0.5"),
+        (["--output=pairs", "--policy=exhaustive"], "was mined with --policy=step"),
+        (["--output=damaged"], "not written by mine"),
+        (["--input=empty"], "no videos in it"),
+        (["--input=empty", "--source=frames"], "no images in it"),
+        (["--source=frames", "--step=0.5"], "whole number"),
+        (["--min_overlap=0.8"], "--min_overlap=0.8 --max_overlap=0.75"),
+        (["--max_overlap=1.5"], "max_overlap ≤ 1"),
+        (["--image_size=230"], "must be a multiple of --patch_size=16"),
+        (["--patch_size=0"], "must be a multiple"),
+        (["--quality=0"], "--quality=0"),
+        (["--step=0"], "--step=0"),
+        (["--step=nan"], "--step=nan"),
+        (["--policy=best"], "policy"),
+        (["--source=photos"], "source"),
+        (["--workers=0"], "workers"),
+        (["--shards=-1"], "shards"),
+        (["--unknown=1"], "unknown"),
+    ],
+)
+def test_mistakes_are_one_line(here, arguments, words):
+    given = dict(argument.split("=", 1) for argument in arguments)
+    given = {"--input": "videos", "--output": "new", **given}
+    process = subprocess.run(
+        [sys.executable, "-m", "data_prep.mine", *(f"{key}={value}" for key, value in given.items())],
+        cwd=here, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert process.returncode == 2, process.stderr
+    assert len(process.stderr.splitlines()) == 1
+    assert process.stderr.startswith("error: ")
+    assert words in process.stderr
+    assert process.stdout == ""
+    assert not (here / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory, videos):
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "videos").mkdir()
+    shutil.copy(videos / "room0.avi", folder / "videos")
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").touch()
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "thesis.tex").touch()
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "manifest.json").write_text('{"name": "another program"}')
+    mine(folder / "videos", folder / "pairs", Settings("videos"), workers=1)
+    return folder

@@ -1,0 +1,178 @@
+"""Pre-training from the command line: real processes, really killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.datasets import make_pair, write_dataset
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "steps": 40,
+    "batch_size": 4,
+    "log_every": 2,
+    "checkpoint_every": 5,
+    "model.encoder_width": 16,
+    "model.encoder_depth": 1,
+    "model.encoder_heads": 2,
+    "model.decoder_width": 16,
+    "model.decoder_depth": 1,
+    "model.decoder_heads": 2,
+    "data.size": 20,
+    "data.crop": 16,
+    "optimizer.warmup_steps": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "pairs"
+    write_dataset(folder, [make_pair(seed, scene=f"scene {seed % 3}") for seed in range(11)])
+    return folder
+
+
+def command(dataset, workdir, **changes):
+    fields = SMALL | {"data.train": dataset} | {name.replace("__", "."): value for name, value in changes.items()}
+    options = [f"--config.{name}={value}" for name, value in fields.items()]
+    return [sys.executable, "-m", "launch.pretrain", "--config=configs/croco_tiny.py", f"--workdir={workdir}", *options]
+
+
+def pretrain(dataset, workdir, **changes):
+    return subprocess.run(command(dataset, workdir, **changes), cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def parameters(workdir, step):
+    found = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "params").absolute())
+    return {jax_path: np.asarray(leaf) for jax_path, leaf in _flatten(found)}
+
+
+def _flatten(tree, prefix=""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(dataset, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    done = pretrain(dataset, workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_run_leaves_what_the_design_says(uninterrupted):
+    assert sorted(path.name for path in (uninterrupted / "checkpoints").iterdir()) == ["35", "40"]
+    config = json.loads((uninterrupted / "config.json").read_text())
+    assert config["steps"] == config["optimizer"]["schedule_steps"] == 40
+    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(2, 41, 2))
+    # The rate logged at a step is the one that its update used: warm-up from zero, the cosine's end at step 40.
+    peak = 4e-3 * 4 / 256
+    np.testing.assert_allclose(lines[0]["learning_rate"], peak * 1 / 5, rtol=1e-5)
+    np.testing.assert_allclose(lines[-1]["learning_rate"], peak * 0.5 * (1 + np.cos(np.pi * 34 / 35)), rtol=1e-4)
+    assert all(np.isfinite(line["loss"]) for line in lines)
+
+
+def test_killed_and_restarted_it_ends_bit_identical(dataset, uninterrupted, tmp_path):
+    workdir = tmp_path / "killed"
+    kills = 0
+    for first_step in (5, 20):
+        process = subprocess.Popen(
+            command(dataset, workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 200
+        while process.poll() is None and time.monotonic() < deadline:
+            steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
+            if max(steps, default=0) >= first_step:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 2, "the run ended before it could be killed"
+    done = pretrain(dataset, workdir)
+    assert done.returncode == 0, done.stderr
+
+    expected, found = parameters(uninterrupted, 40), parameters(workdir, 40)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    losses = [
+        [(line["step"], line["loss"]) for line in map(json.loads, (path / "metrics.jsonl").read_text().splitlines())]
+        for path in (uninterrupted, workdir)
+    ]
+    assert losses[0] == losses[1], "each step is logged once, with the same loss"
+
+
+def test_a_finished_run_says_so(dataset, uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    done = pretrain(dataset, uninterrupted, log_every=7)
+    assert done.returncode == 0
+    assert "already trained for 40 steps" in done.stdout
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    assert all(re.search(word, lines[0]) for word in words), lines[0]
+
+
+def test_bad_input_gets_one_clear_line(dataset, uninterrupted, tmp_path):
+    refused(pretrain(dataset, uninterrupted, seed=1), r"config\.json", r"config\.seed=0", "now 1")
+    refused(pretrain(dataset, tmp_path, stepz=1), "stepz")
+    refused(pretrain(dataset, tmp_path, steps="many"), "steps", "many")
+    refused(pretrain(dataset, tmp_path, model__encoder_heads=3), r"config\.model", "encoder_width 16")
+    refused(pretrain(dataset, tmp_path, data__crop=18), r"config\.data\.crop=18")
+    refused(pretrain(dataset, tmp_path, batch_size=0), r"config\.batch_size=0")
+    refused(pretrain(dataset, tmp_path, mesh__data=7), r"config\.mesh")
+    refused(pretrain("", tmp_path), r"config\.data\.train is not set")
+    refused(pretrain(tmp_path / "absent", tmp_path), "absent: no such dataset folder")
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    refused(pretrain(dataset, occupied), "--workdir=.*file")
+
+
+def test_bad_flags_get_one_clear_line(dataset):
+    run = lambda *flags: subprocess.run(  # noqa: E731
+        [sys.executable, "-m", "launch.pretrain", *flags], cwd=ROOT, capture_output=True, text=True
+    )
+    refused(run("--config=configs/absent.py", "--workdir=x"), "absent.py")
+    refused(run("--workdir=x"), "config")
+    refused(run("--config=configs/croco_tiny.py", "--workdir=x", "--nonsense=1"), "nonsense")
+    refused(run("--config=configs/croco_tiny.py", "--workdir=x", "stray"), "stray")
+    help = run("--help")
+    assert "--workdir" in help.stdout
+    assert "python -m launch.pretrain" in help.stdout
+
+
+def test_reconstruct_draws_four_columns_for_each_pair(dataset, uninterrupted, tmp_path):
+    run = lambda *flags: subprocess.run(  # noqa: E731
+        [sys.executable, "-m", "launch.reconstruct", f"--data={dataset}", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    output = tmp_path / "new folder" / "picture.png"
+    done = run(f"--workdir={uninterrupted}", f"--output={output}", "--rows=3")
+    assert done.returncode == 0, done.stderr
+    import cv2
+
+    picture = cv2.imread(str(output))
+    assert picture.shape == (20 + 3 * 160 + 2 * 4, 4 * 160 + 3 * 4, 3)
+    refused(run(f"--workdir={uninterrupted}", "--output=picture.jpg"), r"\.png")
+    refused(run(f"--workdir={uninterrupted}", f"--output={output}", "--step=3"), "no checkpoint of step 3")
+    refused(run(f"--workdir={tmp_path}", f"--output={output}"), r"config\.json: missing")

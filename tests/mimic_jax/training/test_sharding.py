@@ -1,0 +1,67 @@
+"""The train step on a mesh of several devices, against one device."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from mimic_jax.command import InputError
+from mimic_jax.training.mesh import make_mesh, sharding
+
+STEP = """
+import sys, jax, numpy as np, optax
+from flax import nnx
+from mimic_jax.data.augment import Augmentation
+from mimic_jax.models.croco import CroCo, CroCoSizes
+from mimic_jax.training.mesh import make_mesh, sharding
+from mimic_jax.training.optimizer import adamw
+from mimic_jax.training.state import init_state
+from mimic_jax.training.step import make_train_step
+
+mesh, rules = make_mesh({"data": -1}), {"batch": "data"}
+optimizer = adamw(lambda _: 1e-3, b1=0.9, b2=0.95, weight_decay=0.05)
+sizes = CroCoSizes(32, 2, 2, 32, 2, 2, patch_size=8)
+graph, state = init_state(lambda rngs: CroCo(sizes, rngs=rngs), optimizer, jax.random.key(0), mesh, rules)
+over_batch, everywhere = sharding(mesh, rules, ("batch",)), sharding(mesh, rules)
+step = make_train_step(
+    graph, optimizer, lambda _: 1e-3, Augmentation(32, 0.4, 0.5), state, over_batch, everywhere
+)
+views = np.random.default_rng(0).integers(0, 256, (2, 8, 40, 40, 3), np.uint8)
+batch = {name: jax.device_put(view, over_batch) for name, view in zip(("view1", "view2"), views)}
+before = state
+for _ in range(2):
+    state, metrics = step(state, batch, jax.random.key(1))
+assert before.params["mask_token"].is_deleted(), "the state was not donated"
+kernel = state.params["encoder"]["mlp"]["expand"]["kernel"]
+assert len(kernel.sharding.device_set) == jax.device_count()
+assert len(batch["view1"].addressable_shards) == jax.device_count()
+np.savez(sys.argv[1], loss=metrics["loss"], norm=metrics["gradient_norm"], kernel=kernel)
+"""
+
+
+def test_many_devices_give_what_one_gives(tmp_path):
+    results = []
+    for devices in (1, 4):
+        output = tmp_path / f"{devices}.npz"
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+        subprocess.run([sys.executable, "-c", STEP, str(output)], env=os.environ | flags, check=True)
+        results.append(np.load(output))
+    for name in ("loss", "norm", "kernel"):
+        np.testing.assert_allclose(results[1][name], results[0][name], rtol=1e-5, atol=1e-6)
+
+
+def test_mesh_sizes_must_fit_the_devices():
+    assert make_mesh({"data": -1}).shape == {"data": len(jax.devices())}
+    with pytest.raises(InputError, match=r"config\.mesh"):
+        make_mesh({"data": 3})
+    with pytest.raises(InputError, match=r"config\.mesh"):
+        make_mesh({"data": -1, "tensor": -1})
+
+
+def test_axes_follow_the_rules():
+    mesh = make_mesh({"data": 1, "tensor": 1})
+    spec = sharding(mesh, {"mlp": "tensor", "batch": "data"}, ("layers", "embed", "mlp")).spec
+    assert tuple(spec) == (None, None, "tensor")
