@@ -19,6 +19,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from data_prep.sources import video
+from data_prep.sources.scene import walk
 from mimic_jax import command
 
 OUTPUT = flags.DEFINE_string("output", "demo", "Where everything goes.")
@@ -26,11 +28,11 @@ VIDEOS = flags.DEFINE_string("videos", None, "A folder of your own videos; rooms
 SCENES = flags.DEFINE_integer("scenes", 12, "Rooms to train on.", lower_bound=1)
 HELD_OUT = flags.DEFINE_integer("held_out", 4, "Rooms to measure on; never trained on.", lower_bound=2)
 FRAMES = flags.DEFINE_integer("frames", 96, "Frames of each room's video.", lower_bound=2)
-STEPS = flags.DEFINE_integer("steps", 400, "Training steps.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 300, "Training steps.", lower_bound=1)
 
 CONFIG = Path(__file__).parents[1] / "configs" / "croco_tiny.py"
 # Sampled so that a short video gives some dozens of frames, all of which are compared.
-COMPARED_FRAMES = 32
+COMPARED_FRAMES = 26
 # Comparing all frames grows with the square of their number: longer videos are compared step by step.
 LONGEST_COMPARED = 60.0  # seconds
 
@@ -105,29 +107,32 @@ def _stage(lock, title: str, module: str, *options: str) -> None:
 
 def _split_videos(folder: Path, output: Path) -> list[str]:
     """Links the reader's videos into train/ and held_out/, and chooses how their frames are compared."""
-    from data_prep.sources.video import find_videos
-
-    videos = find_videos(folder)
+    videos = [
+        inside / name
+        for inside, names, _ in walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in video.SUFFIXES
+    ]
     if len(videos) < 2:
         raise command.InputError(
             f"--videos={folder}: {len(videos)} videos found; give at least two, as one is held out"
         )
     held_out = max(1, len(videos) // 5)
-    for index, video in enumerate(videos):
+    for index, path in enumerate(videos):
         part = output / ("held_out" if index >= len(videos) - held_out else "train")
         # Numbered, as videos of one name may lie in different folders.
-        link = part / f"{index:04d}_{video.name}"
+        link = part / f"{index:04d}_{path.name}"
         part.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
-            link.symlink_to(video.resolve())
-    longest = max(_duration(video) for video in videos)
+            link.symlink_to(path.resolve())
+    longest = max(_duration(path) for path in videos)
     if longest > LONGEST_COMPARED:
         return ["--policy=step", "--step=0.5"]
     return ["--policy=exhaustive", f"--step={max(0.05, longest / COMPARED_FRAMES):.3g}"]
 
 
-def _duration(video: Path) -> float:
-    capture = cv2.VideoCapture(str(video))
+def _duration(path: Path) -> float:
+    capture = cv2.VideoCapture(str(path))
     frames, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
     return max(0.0, frames / rate) if rate > 0 else 0.0
 

@@ -42,7 +42,9 @@ def augment(
     result = []
     for view, key_crop, key_jitter in zip(views, keys[:2], keys[2:], strict=True):
         images = random_crop(key_crop, view, augmentation.crop).astype(jnp.float32) / 255
-        result.append(normalize(color_jitter(key_jitter, images, augmentation.jitter)))
+        if augmentation.jitter:
+            images = color_jitter(key_jitter, images, augmentation.jitter)
+        result.append(normalize(images))
     return result[0], result[1]
 
 

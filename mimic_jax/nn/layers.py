@@ -8,8 +8,21 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 Axes = tuple[str | None, ...]
+
+
+class Linear(nnx.LinearGeneral):
+    """`nnx.LinearGeneral` over trailing dimensions, on tokens laid out in one row.
+
+    The kernel's gradient then contracts one dimension, not batch and length: a plain matrix product on every backend.
+    """
+
+    def __call__(self, tokens: Float[Array, "..."]) -> Float[Array, "..."]:
+        leading = tokens.shape[: -len(self.axis)]
+        flat = super().__call__(tokens.reshape(-1, *self.in_features))
+        return flat.reshape(*leading, *self.out_features)
 
 
 def linear(
@@ -20,7 +33,7 @@ def linear(
     axes_out: Axes,
     rngs: nnx.Rngs,
     dtype: jnp.dtype | None = None,
-) -> nnx.LinearGeneral:
+) -> Linear:
     """A linear layer from the trailing `features_in` dimensions to `features_out`.
 
     Weights are Xavier-uniform over the flattened fans, biases zero (CroCo, MAE): fused projections count as one matrix.
@@ -33,7 +46,7 @@ def linear(
       dtype: of the computation; parameters are float32. None: as the inputs.
     """
     contracted = (features_in,) if isinstance(features_in, int) else tuple(features_in)
-    return nnx.LinearGeneral(
+    return Linear(
         contracted,
         features_out,
         axis=tuple(range(-len(contracted), 0)),

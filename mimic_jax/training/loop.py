@@ -119,6 +119,11 @@ def check(config: ConfigDict) -> CroCoSizes:
             f"config.data.crop={config.data.crop} must be a multiple of config.model.patch_size={sizes.patch_size} "
             f"and at most config.data.size={config.data.size}"
         )
+    if not 0 <= config.optimizer.warmup_steps < config.optimizer.schedule_steps:
+        raise InputError(
+            f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} must be below "
+            f"config.optimizer.schedule_steps={config.optimizer.schedule_steps} (config.steps={config.steps})"
+        )
     if not config.data.train:
         raise InputError("config.data.train is not set: give --config.data.train=DATASET, a folder that mine made")
     return sizes

@@ -78,7 +78,7 @@ def test_a_run_leaves_what_the_design_says(uninterrupted):
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(2, 41, 2))
     # The rate logged at a step is the one that its update used: warm-up from zero, the cosine's end at step 40.
-    peak = 4e-3 * 4 / 256
+    peak = 1.2e-2 * 4 / 256
     np.testing.assert_allclose(lines[0]["learning_rate"], peak * 1 / 5, rtol=1e-5)
     np.testing.assert_allclose(lines[-1]["learning_rate"], peak * 0.5 * (1 + np.cos(np.pi * 34 / 35)), rtol=1e-4)
     assert all(np.isfinite(line["loss"]) for line in lines)
@@ -136,6 +136,7 @@ def test_bad_input_gets_one_clear_line(dataset, uninterrupted, tmp_path):
     refused(pretrain(dataset, tmp_path, steps="many"), "steps", "many")
     refused(pretrain(dataset, tmp_path, model__encoder_heads=3), r"config\.model", "encoder_width 16")
     refused(pretrain(dataset, tmp_path, data__crop=18), r"config\.data\.crop=18")
+    refused(pretrain(dataset, tmp_path, steps=5), r"warmup_steps=5 must be below", r"schedule_steps=5")
     refused(pretrain(dataset, tmp_path, batch_size=0), r"config\.batch_size=0")
     refused(pretrain(dataset, tmp_path, mesh__data=7), r"config\.mesh")
     refused(pretrain("", tmp_path), r"config\.data\.train is not set")
