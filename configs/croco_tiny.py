@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    config.steps = 300
-    config.batch_size = 64
+    config.steps = 400
+    config.batch_size = 32
     config.log_every = 10
     config.checkpoint_every = 50
     config.keep_checkpoints = 2
@@ -29,14 +29,14 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.train = ""  # a dataset folder: --config.data.train=DATASET
-    config.data.size = 72  # views are resized to this many pixels a side …
+    config.data.size = 68  # views are resized to this many pixels a side …
     config.data.crop = 64  # … and cropped to this many, at random and differently in each view
     config.data.jitter = 0.0  # CroCo has 0.4; so short a training has no use for it
     config.data.swap = 0.5
     config.data.threads = 4
 
     config.optimizer = ConfigDict()
-    config.optimizer.base_learning_rate = 1.2e-2  # for a batch of 256
+    config.optimizer.base_learning_rate = 1.6e-2  # for a batch of 256
     config.optimizer.warmup_steps = 30
     config.optimizer.schedule_steps = config.get_ref("steps")
     config.optimizer.b1 = 0.9

@@ -25,14 +25,16 @@ from mimic_jax import command
 
 OUTPUT = flags.DEFINE_string("output", "demo", "Where everything goes.")
 VIDEOS = flags.DEFINE_string("videos", None, "A folder of your own videos; rooms are filmed when it is not given.")
-SCENES = flags.DEFINE_integer("scenes", 12, "Rooms to train on.", lower_bound=1)
-HELD_OUT = flags.DEFINE_integer("held_out", 4, "Rooms to measure on; never trained on.", lower_bound=2)
-FRAMES = flags.DEFINE_integer("frames", 96, "Frames of each room's video.", lower_bound=2)
-STEPS = flags.DEFINE_integer("steps", 300, "Training steps.", lower_bound=1)
+SCENES = flags.DEFINE_integer("scenes", 40, "Rooms to train on.", lower_bound=1)
+HELD_OUT = flags.DEFINE_integer("held_out", 6, "Rooms to measure on; never trained on.", lower_bound=2)
+FRAMES = flags.DEFINE_integer("frames", 48, "Frames of each room's video.", lower_bound=2)
+STEPS = flags.DEFINE_integer("steps", 400, "Training steps.", lower_bound=1)
 
 CONFIG = Path(__file__).parents[1] / "configs" / "croco_tiny.py"
-# Sampled so that a short video gives some dozens of frames, all of which are compared.
-COMPARED_FRAMES = 26
+# Frames a second of the rooms' films. More would only cost time: few of them are looked at.
+FPS = 10
+# Frames of a short video that are compared, all with all. Many rooms teach more than many pairs of one room.
+COMPARED_FRAMES = 14
 # Comparing all frames grows with the square of their number: longer videos are compared step by step.
 LONGEST_COMPARED = 60.0  # seconds
 
@@ -54,9 +56,9 @@ def main() -> None:
         policy = _split_videos(Path(VIDEOS.value), output / "videos")
     else:
         for part, scenes, seed in [("train", SCENES.value, 0), ("held_out", HELD_OUT.value, 1)]:
-            options = [f"--scenes={scenes}", f"--frames={FRAMES.value}", f"--seed={seed}"]
+            options = [f"--scenes={scenes}", f"--frames={FRAMES.value}", f"--fps={FPS}", f"--seed={seed}"]
             _stage(lock, "film", "data_prep.film", f"--output={output / 'videos' / part}", *options)
-        policy = ["--policy=exhaustive", f"--step={FRAMES.value / 20 / COMPARED_FRAMES:g}"]
+        policy = ["--policy=exhaustive", f"--step={FRAMES.value / FPS / COMPARED_FRAMES:.3g}"]
     for part in ("train", "held_out"):
         places = f"--input={output / 'videos' / part}", f"--output={output / 'pairs' / part}"
         _stage(lock, "mine", "data_prep.mine", "--source=video", *places, *policy)
@@ -157,7 +159,7 @@ def _show(output: Path) -> dict:
     pictures.save(pictures.grid(shown), output / "pairs.png")
     metrics = read_metrics(output / "run" / checkpoint.METRICS)
     pictures.draw_curve([line["step"] for line in metrics], [line["loss"] for line in metrics], output / "loss.png")
-    rows = min(8, len(held_out))
+    rows = min(6, len(held_out))
     pictures.save(draw_reconstructions(model, held_out, rows=rows, **seen), output / "reconstruction.png")
 
     totals = [dataset.manifest()["totals"] for dataset in (train, held_out)]

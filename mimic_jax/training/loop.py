@@ -94,7 +94,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
                 state, metrics = train_step(state, batch, key_run)
                 if late:
                     report(*late)
-                late = (step, metrics) if step % config.log_every == 0 or step == config.steps else None
+                late = (step, metrics) if step % config.log_every == 0 or step in (1, config.steps) else None
                 if step % config.checkpoint_every == 0 or step == config.steps:
                     checkpoint.save(checkpoints, step, state, data_position=step)
             report(*late)

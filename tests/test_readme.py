@@ -1,0 +1,92 @@
+"""Every command and every piece of Python that README and docs show is run: the commands themselves, made small."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# Added to a command so that it takes seconds. A later flag stands over an earlier one.
+SMALLER = {
+    "data_prep.film": ["--scenes=2", "--frames=24", "--size=160"],
+    "data_prep.mine": ["--min_overlap=0", "--max_overlap=1"],
+    "launch.pretrain": [
+        "--config.steps=6",
+        "--config.batch_size=4",
+        "--config.optimizer.warmup_steps=2",
+        "--config.log_every=2",
+    ],
+    "launch.reconstruct": ["--rows=2"],
+    "benchmarks.curation": [],
+    "benchmarks.overlap_truth": ["--rooms=1", "--frames=3"],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return [block for page in PAGES for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)]
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def run(arguments: list[str], folder: Path) -> None:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_command_shown_is_one_that_is_run():
+    """A command that no test can run must not be shown."""
+    for words in commands():
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
+        else:
+            assert words[:2] == ["python", "-m"], words
+            assert words[2] in SMALLER, words
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder as a reader has it, after the commands on the pages, in an order that works."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    shown = [words for words in commands() if words[0] == "python"]
+    order = list(SMALLER)
+    done = set()
+    for words in sorted(shown, key=lambda words: order.index(words[2])):
+        if tuple(words) not in done:
+            done.add(tuple(words))
+            run([sys.executable, *words[1:], *SMALLER[words[2]]], folder)
+    return folder
+
+
+def test_the_commands_leave_what_the_pages_say(folder):
+    for name in ("films/room_0000.mp4", "films/room_0000.glb", "films/room_0000.npz", "pairs/manifest.json"):
+        assert (folder / name).is_file()
+    for name in ("run/config.json", "run/metrics.jsonl", "run/checkpoints", "picture.png"):
+        assert (folder / name).exists()
+
+
+def test_the_python_shown_runs(folder):
+    import cv2
+
+    capture = cv2.VideoCapture(str(folder / "films" / "room_0000.mp4"))
+    for name in ("view1.jpg", "view2.jpg"):
+        cv2.imwrite(str(folder / name), capture.read()[1])
+    for block in blocks("python"):
+        run([sys.executable, "-c", block], folder)
+
+
+def test_links_and_pictures_are_there():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} → {target}"
