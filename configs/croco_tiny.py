@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
     config.log_every = 10
     config.checkpoint_every = 50
     config.keep_checkpoints = 2
+    config.compute_dtype = "float32"  # parameters and the loss are float32 in any case
 
     config.model = ConfigDict(
         {

@@ -116,6 +116,9 @@ def assemble(output: Path, settings: Entry, patches: int, shards: int | None) ->
     """Makes the dataset of what is in place and what is in `.parts/`; returns the manifest. Clears `.parts/`.
 
     Where no pair was kept the manifest is all that is written.
+
+    Raises:
+      InputError: a shard of the dataset in place is missing, cut short or damaged.
     """
     old = read_manifest(output)
     used = [old["versions"]] if old["scenes"] else []
@@ -234,19 +237,37 @@ def _part_records(part: Path) -> Iterator[bytes]:
 
 def _old_records(output: Path, start: int, count: int) -> Iterator[bytes]:
     """Records start … start + count of the dataset in place."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    for shard in sorted(output.glob(_shard_pattern())):
-        if not count:
-            return
-        reader = ArrayRecordReader(os.fspath(shard))
-        length = reader.num_records()
-        while count and start < length:
-            stop = min(start + min(count, 64), length)
-            yield from reader.read(start, stop)
+    if not count:
+        return
+    # What was written, not what is there: with a shard missing, the records of one scene would pass for another's.
+    lengths = [int(length) for length in json.loads((output / INFO).read_text())["splits"][0]["shardLengths"]]
+    for index, length in enumerate(lengths):
+        if count and start < length:
+            shard = output / records.shard_name(SPLIT, index, len(lengths))
+            stop = min(start + count, length)
+            yield from _shard_records(shard, length, start, stop)
             count, start = count - (stop - start), stop
         start -= length
+
+
+def _shard_records(shard: Path, length: int, start: int, stop: int) -> Iterator[bytes]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if not shard.is_file():
+        raise InputError(f"{shard}: this shard is missing; put a copy of it back, or remove the folder and mine again")
+    try:
+        reader = ArrayRecordReader(os.fspath(shard))
+        # Of a shard that is cut short the reader sees no records at all.
+        if reader.num_records() != length:
+            raise ValueError(f"{reader.num_records()} of {length} records can be found")
+        for first in range(start, stop, 64):
+            yield from reader.read(first, min(first + 64, stop))
         reader.close()
+    except (RuntimeError, ValueError, IndexError, OSError) as error:
+        raise InputError(
+            f"{shard}: this shard is cut short or damaged; put a copy of it back, or remove the folder and mine again "
+            f"({error})"
+        ) from error
 
 
 def _write_shards(folder: Path, stream: Iterator[bytes], lengths: list[int]) -> int:

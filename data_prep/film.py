@@ -14,14 +14,12 @@ import fcntl
 import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from pathlib import Path
 
-import cv2
 from absl import flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data_prep.workers import cores, start_worker
 from data_prep.worlds import glb
 from data_prep.worlds.filming import DRAFTS, Settings, film_scene, is_filmed, scene_name
 from mimic_jax import command
@@ -88,7 +86,7 @@ def film(output: Path, scenes: int, settings: Settings, workers: int | None = No
         with Progress(*columns, TimeRemainingColumn()) as progress:
             bar = progress.add_task("filming", total=scenes, completed=scenes - len(missing))
             if missing:
-                processes = min(workers or _cores(), len(missing))
+                processes = min(workers or cores(), len(missing))
                 _film_all(output, missing, settings, processes, lambda: progress.advance(bar))
         shutil.rmtree(output / DRAFTS, ignore_errors=True)
     return [output / f"{scene_name(settings, index)}.mp4" for index in range(scenes)]
@@ -111,7 +109,7 @@ def _sole_writer(output: Path):
 
 def _film_all(output: Path, indices: list[int], settings: Settings, processes: int, done) -> None:
     pool = concurrent.futures.ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker
     )
     with pool:
         films = [pool.submit(film_scene, output, index, settings) for index in indices]
@@ -123,25 +121,6 @@ def _film_all(output: Path, indices: list[int], settings: Settings, processes: i
             # What is under way is finished; what waits is not begun.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _cores() -> int:
-    # On a shared server a job may use fewer cores than there are; macOS cannot tell.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker() -> None:
-    # The parent answers the keyboard for all.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One process per core leaves no core for OpenCV's own threads.
-    cv2.setNumThreads(1)
-    # A worker whose parent is killed would wait for work for ever.
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 if __name__ == "__main__":

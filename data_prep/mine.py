@@ -12,10 +12,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -32,6 +30,7 @@ from data_prep.matching import Match, Reason
 from data_prep.policies import POLICIES, Comparison, Frame
 from data_prep.sources import SOURCES
 from data_prep.sources.scene import Scene, SceneProblem
+from data_prep.workers import cores, start_worker
 from mimic_jax import command, records
 from mimic_jax.command import InputError
 
@@ -68,6 +67,14 @@ class Settings:
             )
         if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
             raise InputError(f"--image_size={self.image_size}: must be a multiple of --patch_size={self.patch_size}")
+        if self.image_size > 4096:
+            raise InputError(f"--image_size={self.image_size}: must be at most 4096")
+        # The correspondence is int16, and its working memory grows with the square of the patches.
+        if self.image_size > 64 * self.patch_size:
+            raise InputError(
+                f"--image_size={self.image_size} --patch_size={self.patch_size}: at most 64 × 64 patches; "
+                "give a larger --patch_size or a smaller --image_size"
+            )
         if not 1 <= self.quality <= 100:
             raise InputError(f"--quality={self.quality}: must be 1 to 100")
 
@@ -100,6 +107,11 @@ def mine_scene(scene: Scene, settings: Settings) -> SceneResult:
                 yield Frame(sample.number, sample.tick, image, matching.detect(image))
         except SceneProblem as problem:
             problems[str(problem)] += 1
+        # One scene's disk or pictures must not end the run; what was yielded before stands.
+        except OSError as error:
+            problems[f"cannot be read ({error.strerror or type(error).__name__})"] += 1
+        except cv2.error:
+            problems["OpenCV failed on a frame"] += 1
 
     def compare(first: Frame, second: Frame) -> Comparison:
         nonlocal tried, inside
@@ -185,7 +197,7 @@ def mine(
             console.print(f"{gone} scenes mined earlier are no longer in the input; they stay in the dataset")
         if todo:
             dataset.begin_parts(output, dataclasses.asdict(settings))
-            _mine_all(todo, output, settings, workers or os.cpu_count() or 1, console)
+            _mine_all(todo, output, settings, workers or cores(), console)
         if todo or not dataset.is_whole(output, shards):
             patches = (settings.image_size // settings.patch_size) ** 2
             manifest = dataset.assemble(output, dataclasses.asdict(settings), patches, shards)
@@ -203,7 +215,7 @@ def _mine_all(todo: list[Scene], output: Path, settings: Settings, workers: int,
     todo = sorted(todo, key=lambda scene: -scene.input_size)
     others = set(multiprocessing.active_children())
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(todo)), multiprocessing.get_context("spawn"), initializer=_start_worker
+        min(workers, len(todo)), multiprocessing.get_context("spawn"), initializer=_start_quiet_worker
     )
     progress = Progress(
         TextColumn("{task.description}"),
@@ -216,7 +228,10 @@ def _mine_all(todo: list[Scene], output: Path, settings: Settings, workers: int,
     )
     try:
         with _interrupts_held():  # Workers inherit this: Ctrl-C is the parent's to handle.
-            futures = [pool.submit(_mine_to_part, scene, output, settings) for scene in todo]
+            try:
+                futures = [pool.submit(_mine_to_part, scene, output, settings) for scene in todo]
+            except ValueError as error:  # a worker was killed while the pool was still starting others
+                raise BrokenProcessPool(str(error)) from error
         with progress:
             task = progress.add_task("mining", total=len(todo), kept=0, rate=0.0)
             kept = tried = 0
@@ -241,17 +256,10 @@ def _mine_to_part(scene: Scene, output: Path, settings: Settings) -> tuple[str, 
     return scene.name, result.entry
 
 
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
+def _start_quiet_worker() -> None:
+    start_worker()
     # What cannot be read is counted, and reported in one line of our own.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-    def end_with_parent():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    # A worker whose parent was killed would wait for work for ever.
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -43,17 +43,19 @@ console = Console()
 
 def main() -> None:
     output = Path(OUTPUT.value)
-    started = {"videos": VIDEOS.value and str(Path(VIDEOS.value).resolve()), "steps": STEPS.value}
-    started |= {"rooms": None if VIDEOS.value else [SCENES.value, HELD_OUT.value, FRAMES.value]}
-    lock = _claim(output, started)
+    videos = _find_videos(Path(VIDEOS.value)) if VIDEOS.value else []
+    rooms = None if VIDEOS.value else [SCENES.value, HELD_OUT.value, FRAMES.value]
+    # By their names and sizes: with other videos, one held out before could now be trained on.
+    of_videos = [[str(path.resolve()), path.stat().st_size] for path in videos]
+    lock = _claim(output, {"rooms": rooms, "videos": of_videos, "steps": STEPS.value})
 
     summary_file = output / "summary.json"
-    if summary_file.exists():
-        _print_summary(json.loads(summary_file.read_text()))
+    if summary := _read_json(summary_file):
+        _print_summary(summary)
         console.print(f"{output} is done already; remove it to start over.")
         return
     if VIDEOS.value:
-        policy = _split_videos(Path(VIDEOS.value), output / "videos")
+        policy = _split_videos(videos, output / "videos")
     else:
         for part, scenes, seed in [("train", SCENES.value, 0), ("held_out", HELD_OUT.value, 1)]:
             options = [f"--scenes={scenes}", f"--frames={FRAMES.value}", f"--fps={FPS}", f"--seed={seed}"]
@@ -72,7 +74,7 @@ def main() -> None:
         f"--config.steps={STEPS.value}",
     )
     summary = _show(output)
-    summary_file.write_text(json.dumps(summary, indent=2) + "\n")
+    _write_json(summary_file, summary)
     _print_summary(summary)
     console.print(f"Pictures: {output}/pairs.png, {output}/loss.png, {output}/reconstruction.png")
 
@@ -91,10 +93,24 @@ def _claim(output: Path, started: dict):
         console.print(f"{output} is in use; waiting for the run there to end …")
         fcntl.flock(lock, fcntl.LOCK_EX)
     made_with = output / "demo.json"
-    if made_with.exists() and json.loads(made_with.read_text()) != started:
+    if _read_json(made_with) not in (None, started):
         raise command.InputError(f"{output} was begun with other flags or videos; remove it, or give another --output")
-    made_with.write_text(json.dumps(started, indent=2) + "\n")
+    _write_json(made_with, started)
     return lock
+
+
+def _read_json(path: Path) -> dict | None:
+    """None where there is no such file, or a crash of the machine damaged it."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write_json(path: Path, value: dict) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def _stage(lock, title: str, module: str, *options: str) -> None:
@@ -107,18 +123,20 @@ def _stage(lock, title: str, module: str, *options: str) -> None:
     console.print(f"{title}: {time.monotonic() - start:.0f} s", style="green")
 
 
-def _split_videos(folder: Path, output: Path) -> list[str]:
-    """Links the reader's videos into train/ and held_out/, and chooses how their frames are compared."""
-    videos = [
+def _find_videos(folder: Path) -> list[Path]:
+    found = [
         inside / name
         for inside, names, _ in walk(folder)
         for name in names
-        if Path(name).suffix.lower() in video.SUFFIXES
+        if Path(name).suffix.lower() in video.SUFFIXES and (inside / name).is_file()
     ]
-    if len(videos) < 2:
-        raise command.InputError(
-            f"--videos={folder}: {len(videos)} videos found; give at least two, as one is held out"
-        )
+    if len(found) < 2:
+        raise command.InputError(f"--videos={folder}: {len(found)} videos found; give at least two, as one is held out")
+    return found
+
+
+def _split_videos(videos: list[Path], output: Path) -> list[str]:
+    """Links the reader's videos into train/ and held_out/, and chooses how their frames are compared."""
     held_out = max(1, len(videos) // 5)
     for index, path in enumerate(videos):
         part = output / ("held_out" if index >= len(videos) - held_out else "train")
@@ -162,8 +180,11 @@ def _show(output: Path) -> dict:
     rows = min(6, len(held_out))
     pictures.save(draw_reconstructions(model, held_out, rows=rows, **seen), output / "reconstruction.png")
 
-    totals = [dataset.manifest()["totals"] for dataset in (train, held_out)]
-    errors = second_view_errors(model, held_out, others=train if VIDEOS.value else held_out, **seen)
+    manifests = [dataset.manifest() for dataset in (train, held_out)]
+    totals = [manifest["totals"] for manifest in manifests]
+    scenes = sum(entry["pairs_kept"] > 0 for entry in manifests[1]["scenes"].values())
+    # Where one video alone is held out, wrong views can only be of those trained on.
+    errors = second_view_errors(model, held_out, others=held_out if scenes > 1 else train, **seen)
     return {
         "pairs_tried": sum(total["pairs_tried"] for total in totals),
         "pairs_kept": sum(total["pairs_kept"] for total in totals),
@@ -171,6 +192,7 @@ def _show(output: Path) -> dict:
         "pairs_per_second": round(statistics.median(line["pairs_per_second"] for line in metrics), 1),
         "first_loss": metrics[0]["loss"],
         "last_loss": metrics[-1]["loss"],
+        "held_out_scenes": scenes,
         "held_out_pairs": errors["pairs"],
         "error_with_right_view": errors["right"],
         "error_with_wrong_view": errors["wrong"],

@@ -9,6 +9,7 @@ Exit code 0 is done, 2 is bad usage or input (one line on standard error, no tra
 130 is an interrupt from the keyboard, anything else is a fault of the program.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -27,9 +28,12 @@ def run(main: Callable[[], None]) -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         positional = flags.FLAGS(argv)
-    # config_flags raises plain KeyError, AttributeError, TypeError or ValueError for a bad `--config.a.b=…`.
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+    except flags.Error as error:
         _fail(f"{_one_line(error)} (--help lists the flags)")
+    except (KeyError, AttributeError) as error:  # what config_flags makes of `--config.misspelt=1`
+        _fail(f"{_misspelt(error, argv)}: the config has no such field")
+    except Exception as error:  # a config file is the user's own Python
+        _fail(f"--config: the file cannot be used: {type(error).__name__}: {_one_line(error)}")
     if len(positional) > 1:
         _fail(f"unexpected argument {positional[1]!r}: options are given as --name=value (--help lists them)")
     return positional
@@ -43,14 +47,23 @@ def _guarded(main: Callable[[], None]) -> None:
     except InputError as error:
         _fail(_one_line(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command carries on from here", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted; the same command carries on from here", file=sys.stderr, flush=True)
+        # At once: threads of pools that are being taken down would each print a traceback of their own.
+        sys.stdout.flush()
+        os._exit(130)
+
+
+def _misspelt(error: BaseException, argv: Sequence[str]) -> str:
+    message = error
+    while isinstance(message, BaseException) and message.args:
+        message = message.args[0]
+    field = str(message).split("\n")[0].strip("'")
+    flag = next((flag for flag in argv if field in flag.partition("=")[0].split(".")), None)
+    return flag.partition("=")[0] if flag else str(message)
 
 
 def _one_line(error: BaseException) -> str:
-    # str(KeyError) is the repr of its message.
-    message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(str(message).split())
+    return " ".join(str(error).split())
 
 
 def _fail(message: str) -> None:

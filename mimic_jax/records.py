@@ -9,6 +9,7 @@ holding `features.json`, `dataset_info.json`, shards `pairs-SPLIT.array_record-0
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -63,6 +64,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return sum(self.shard_lengths)
+
+    def fingerprint(self) -> str:
+        """Tells one state of a dataset from another: it changes when pairs are added."""
+        return hashlib.sha256((self.folder / "dataset_info.json").read_bytes()).hexdigest()
 
     def manifest(self) -> dict:
         """What the mining run wrote about itself: settings, versions, and counts per scene."""
@@ -192,12 +197,26 @@ def open_dataset(folder: str | os.PathLike, split: str = "train") -> Dataset:
         raise InputError(f"{folder}: has no split {split!r}, only {sorted(info.splits)}")
     lengths = tuple(info.splits[split].shard_lengths)
     shards = tuple(folder / shard_name(split, index, len(lengths)) for index in range(len(lengths)))
-    for shard in shards:
+    for shard, length in zip(shards, lengths, strict=True):
         if not shard.is_file():
             raise InputError(f"{shard}: this shard of the dataset is missing; copy it again or mine again")
+        if _count_records(shard) != length:
+            raise InputError(f"{shard}: this shard is damaged or cut short; copy it again or mine again")
     if not sum(lengths):
         raise InputError(f"{folder}: the dataset has no pairs in split {split!r}")
     return Dataset(folder, patches, shards, lengths)
+
+
+def _count_records(shard: Path) -> int | None:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        reader = ArrayRecordReader(os.fspath(shard))
+        count = reader.num_records()
+        reader.close()
+    except (RuntimeError, ValueError, IndexError):  # array_record has no exception of its own
+        return None
+    return count
 
 
 def _features(patches: int):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from data_prep.matching import Image
-from data_prep.sources.scene import Sample, Scene, natural_key, walk
+from data_prep.sources.scene import Sample, Scene, natural_key, unreadable_folder, walk
 from mimic_jax.command import InputError
 
 SUFFIXES = frozenset(".bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())  # noqa: SIM905
@@ -19,7 +19,7 @@ def scenes(input: Path, step: float = 1) -> list[Scene]:
     """One scene for each folder that holds images, in natural order; `input` itself where it holds images directly.
 
     A scene's name is the folder's path inside `input`. A folder with neither images nor folders in it is a scene
-    without frames, so that it is counted.
+    without frames, and one that cannot be listed is a scene that cannot be read, so that they are counted.
 
     Args:
       input: a folder.
@@ -32,20 +32,19 @@ def scenes(input: Path, step: float = 1) -> list[Scene]:
         raise InputError(f"--step={step:g}: for folders of images, a whole number of frames, 1 or more")
     if not input.is_dir():
         raise InputError(f"{input}: --source=frames needs a folder of images, or of such folders")
-    found = {}
-    for folder, files, leaf in walk(input):
+    found, unreadable = {}, []
+    for folder, files, leaf in walk(input, unreadable):
         images = tuple(name for name in files if Path(name).suffix.lower() in SUFFIXES)
         if images and folder == input:
             found = {input.resolve().name: (folder, images)}
             break
         if images or (leaf and folder != input):
             found[folder.relative_to(input).as_posix()] = (folder, images)
-    if not any(images for _, images in found.values()):
+    if not unreadable and not any(images for _, images in found.values()):
         raise InputError(f"{input}: no images in it (looked for {' '.join(sorted(SUFFIXES))})")
-    return [
-        Scene(name, len(found[name][1]), functools.partial(read, *found[name], int(step)))
-        for name in sorted(found, key=natural_key)
-    ]
+    listed = [Scene(name, len(found[name][1]), functools.partial(read, *found[name], int(step))) for name in found]
+    listed += [Scene(folder.relative_to(input).as_posix(), -1, unreadable_folder) for folder in unreadable]
+    return sorted(listed, key=lambda scene: natural_key(scene.name))
 
 
 def read(folder: Path, names: tuple[str, ...], step: int = 1) -> Iterator[Sample]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_prep.matching import Image
+from mimic_jax.command import InputError
 
 
 class SceneProblem(Exception):
@@ -27,7 +28,8 @@ class Scene:
     """A scene to mine.
 
     name: unique in its input.
-    input_size: bytes of a video, images of a folder; a scene whose size has changed is mined anew.
+    input_size: bytes of a video, images of a folder, −1 of what cannot be read; a scene whose size has changed is
+      mined anew.
     samples: reads the frames in order, lazily; may raise SceneProblem. Picklable, so that workers can have it.
     """
 
@@ -43,10 +45,29 @@ def natural_key(name: str) -> tuple:
     return tuple(pieces), name
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, list[str], bool]]:
-    """Each folder from here down, its visible files in natural order, and whether it is a leaf; follows links once."""
+def unreadable_folder() -> Iterator[Sample]:
+    """The samples of a scene that stands for a folder that cannot be listed, so that it is counted."""
+    raise SceneProblem("folder cannot be read")
+
+
+def walk(folder: Path, unreadable: list[Path]) -> Iterator[tuple[Path, list[str], bool]]:
+    """Each folder from here down, its visible files in natural order, and whether it is a leaf; follows links once.
+
+    Args:
+      folder: where to start.
+      unreadable: folders further down that cannot be listed are added to it.
+
+    Raises:
+      InputError: `folder` itself cannot be listed.
+    """
+
+    def failed(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise InputError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+        unreadable.append(Path(error.filename))
+
     seen = set()
-    for current, folders, files in os.walk(folder, followlinks=True):
+    for current, folders, files in os.walk(folder, onerror=failed, followlinks=True):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
         real = os.path.realpath(current)
         if real in seen:

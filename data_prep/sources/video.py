@@ -11,7 +11,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
 
-from data_prep.sources.scene import Sample, Scene, SceneProblem, natural_key, walk
+from data_prep.sources.scene import Sample, Scene, SceneProblem, natural_key, unreadable_folder, walk
 from mimic_jax.command import InputError
 
 SUFFIXES = frozenset(".avi .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv .3gp".split())  # noqa: SIM905
@@ -20,7 +20,8 @@ SUFFIXES = frozenset(".avi .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv .3
 def scenes(input: Path, step: float = 1.0) -> list[Scene]:
     """The videos of a folder, nested ones too, or the one video given, in natural order of their names.
 
-    A scene's name is the file's path inside `input` without its suffix.
+    A scene's name is the file's path inside `input` without its suffix. A folder that cannot be listed is a scene that
+    cannot be read, named like the folder with a slash behind, so that it is counted.
 
     Args:
       input: a video file, or a folder of them.
@@ -29,22 +30,29 @@ def scenes(input: Path, step: float = 1.0) -> list[Scene]:
     Raises:
       InputError: there is no video, or two would have the same name.
     """
+    found, unreadable = {}, []
     if input.is_file():
-        found = {input.stem: input}
+        found[input.stem] = input
     else:
-        found = {}
-        for folder, files, _ in walk(input):
+        for folder, files, _ in walk(input, unreadable):
             for path in (folder / name for name in files if Path(name).suffix.lower() in SUFFIXES):
                 name = path.relative_to(input).with_suffix("").as_posix()
                 if name in found:
                     raise InputError(f"{found[name]} and {path} would both be scene {name!r}: rename one of them")
                 found[name] = path
-        if not found:
+        if not found and not unreadable:
             raise InputError(f"{input}: no videos in it (looked for {' '.join(sorted(SUFFIXES))})")
-    return [
-        Scene(name, found[name].stat().st_size, functools.partial(read, found[name], step))
-        for name in sorted(found, key=natural_key)
-    ]
+    listed = [Scene(name, _size(path), functools.partial(read, path, step)) for name, path in found.items()]
+    listed += [Scene(f"{folder.relative_to(input).as_posix()}/", -1, unreadable_folder) for folder in unreadable]
+    return sorted(listed, key=lambda scene: natural_key(scene.name))
+
+
+def _size(path: Path) -> int:
+    """Bytes; −1 where there is no telling, as of a link to nothing."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def read(path: Path, step: float = 1.0) -> Iterator[Sample]:

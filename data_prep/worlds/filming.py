@@ -70,7 +70,10 @@ def film_scene(output: Path, index: int, settings: Settings) -> Path:
     if not settings.glb:
         source.write_bytes(rooms.build_room(settings.seed, index).export(file_type="glb"))
     world = _read_world_once(source) if settings.glb else glb.read_world(source)
-    poses = camera_path(world, index, settings)
+    try:
+        poses = camera_path(world, index, settings)
+    except InputError as error:
+        raise InputError(f"{settings.glb or f'{name} of --seed={settings.seed}'}: {error}") from error
     intrinsics = raycast.pinhole(settings.size)
     record = {
         "camera_to_world": poses,
@@ -117,7 +120,7 @@ def is_filmed(output: Path, index: int, settings: Settings) -> bool:
 
 
 def camera_path(world: glb.World, index: int, settings: Settings) -> Float64[np.ndarray, "frames 4 4"]:
-    """The camera-to-world matrices of scene `index`. Raises InputError where the world has no free place."""
+    """The camera-to-world matrices of scene `index`. Raises InputError where the world has no room for it."""
     # 1: a stream of its own, apart from the one that built the room.
     rng = np.random.default_rng([settings.seed, index, 1])
     height = float(rng.uniform(paths.LOWEST, paths.HIGHEST))

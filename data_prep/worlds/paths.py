@@ -74,14 +74,24 @@ def plan_path(
 
     Positions follow a cubic B-spline, which stays within the hull of each four control points in a row, so that only
     those need to be free. The gaze sweeps from side to side, along another.
+
+    Raises InputError where no walk gets anywhere.
     """
     knots = int(np.ceil((frames - 1) / fps / KNOT)) + 4
     times = np.arange(frames) / fps
-    attempts = [_walk(world, free, knots, rng) for _ in range(10)]
-    # The walk was tried at a few points a segment; here at every frame. Who finds no way stands still.
-    attempts = [control for control in attempts if _is_clear(world, _bspline(control, times)).all()]
-    attempts = attempts or [np.repeat(free.points[:1], knots, axis=0)]
-    views = [(_gaze(world, free, control, rng), control) for control in attempts]
+    for _ in range(5):
+        attempts = [_walk(world, free, knots, rng) for _ in range(10)]
+        # The walk was tried at a few points a segment; here at every frame.
+        attempts = [control for control in attempts if _is_clear(world, _bspline(control, times)).all()]
+        views = [(_gaze(world, free, control, rng), control) for control in attempts]
+        views = [view for view in views if np.ptp(view[1], axis=0).any()]
+        if views:
+            break
+    else:
+        raise InputError(
+            f"the free space is too small to move in: from none of its {len(free.points)} places was there a walk that "
+            f"keeps {CLEARANCE} m from everything; is the scene's unit metres?"
+        )
     (yaw, pitch), control = max(views, key=lambda view: _interest(world, free, view[1], *view[0]))
     position = _bspline(control, times)
     yaw, pitch = _bspline(yaw[:, None], times)[:, 0], _bspline(pitch[:, None], times)[:, 0]

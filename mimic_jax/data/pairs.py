@@ -63,14 +63,16 @@ def batches(
     """
     if batch_size % process_count:
         raise InputError(f"config.batch_size={batch_size} does not divide over {process_count} processes")
+    share = batch_size // process_count
     examples = (
         grain.MapDataset.source(_source(dataset))
         .shuffle(seed=seed)
         .repeat()
-        # Global step k holds examples k·batch … (k+1)·batch − 1, dealt to the processes in turn.
-        .slice(slice(first_step * batch_size + process_index, None, process_count))
         .map(lambda record: read_views(records.decode(record), size))
-        .batch(batch_size // process_count, drop_remainder=True)
+        # Global step k is examples k·batch … (k+1)·batch − 1. Dealt out share by share, process i has the i-th share:
+        # joined in the order of processes they are the batch as one process has it, row by row.
+        .batch(share, drop_remainder=True)
+        .slice(slice(first_step * process_count + process_index, None, process_count))
     )
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     return iter(examples.to_iter_dataset(options))

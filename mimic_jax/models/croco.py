@@ -73,9 +73,14 @@ class CroCo(nnx.Module):
         self.encoder_norm = layer_norm(sizes.encoder_width, rngs=rngs, dtype=dtype)
 
         self.decoder_embed = linear(
-            sizes.encoder_width, sizes.decoder_width, axes_in=("embed",), axes_out=("embed",), rngs=rngs, dtype=dtype
+            sizes.encoder_width,
+            sizes.decoder_width,
+            axes_in=("embed",),
+            axes_out=("decoder_embed",),
+            rngs=rngs,
+            dtype=dtype,
         )
-        # Three dimensions as published, so that weight decay, which spares 1-D parameters, applies to it.
+        # Neither bias nor scale, so that weight decay applies to it: it has three dimensions as published.
         self.mask_token = nnx.Param(
             0.02 * jax.random.normal(rngs.params(), (1, 1, sizes.decoder_width)), axes=(None, None, "embed")
         )

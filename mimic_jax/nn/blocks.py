@@ -22,6 +22,7 @@ class MLP(nnx.Module):
         self.project = linear(4 * width, width, axes_in=("mlp",), axes_out=("embed",), rngs=rngs, dtype=dtype)
 
     def __call__(self, tokens: Tokens) -> Tokens:
+        """Changes each token by itself."""
         return self.project(jax.nn.gelu(self.expand(tokens), approximate=False))
 
 
@@ -35,6 +36,7 @@ class EncoderBlock(nnx.Module):
         self.mlp = MLP(width, rngs=rngs, dtype=dtype)
 
     def __call__(self, tokens: Tokens, positions: Positions) -> Tokens:
+        """`positions` are (y, x) per token, used by rotary attention alone."""
         tokens = tokens + self.attention(self.norm1(tokens), positions)
         return tokens + self.mlp(self.norm2(tokens))
 
@@ -58,6 +60,7 @@ class DecoderBlock(nnx.Module):
         positions: Positions,
         context_positions: Int[Array, "*#batch context 2"],
     ) -> Tokens:
+        """`tokens` are of view 1, `context` of view 2, each with the (y, x) of its patches."""
         tokens = tokens + self.attention(self.norm1(tokens), positions)
         context = self.norm_context(context)
         tokens = tokens + self.cross_attention(self.norm2(tokens), context, positions, context_positions)

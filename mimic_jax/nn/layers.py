@@ -1,7 +1,7 @@
 """Linear layers and LayerNorm as the published models set them up, every parameter naming its logical axes.
 
-`axes` is metadata on each parameter: one name per dimension, such as ("embed", "mlp"). `training.mesh` maps the
-names to mesh axes; `training.optimizer` tells matrices from biases and norms by how many there are.
+`axes` is metadata on each parameter: one name per dimension, such as ("embed", "mlp"), which `training.mesh` maps to
+mesh axes.
 """
 
 from collections.abc import Sequence

@@ -17,8 +17,10 @@ def mask_of(visible: Int[Array, "batch visible"], patches: int) -> Bool[Array, "
     return jax.vmap(lambda mask, index: mask.at[index].set(False))(hidden, visible)
 
 
-def gather(tokens: Float[Array, "batch patches width"], visible: Int[Array, "batch visible"]):
-    """The visible tokens [batch, visible, width], in the order of the indices."""
+def gather(
+    tokens: Float[Array, "batch patches width"], visible: Int[Array, "batch visible"]
+) -> Float[Array, "batch visible width"]:
+    """The visible tokens, in the order of the indices."""
     return jnp.take_along_axis(tokens, visible[..., None], axis=1)
 
 

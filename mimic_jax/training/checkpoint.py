@@ -1,4 +1,4 @@
-"""A workdir: `config.json`, `metrics.jsonl`, and `checkpoints/STEP/` with parameters, optimizer and data position.
+"""A workdir: `config.json`, `metrics.jsonl`, and `checkpoints/STEP/` with parameters, optimizer, data position, config.
 
 Checkpoints are written in the background and appear whole or not at all (Orbax).
 """
@@ -28,39 +28,49 @@ def open_checkpoints(workdir: Path, keep: int) -> ocp.CheckpointManager:
     return ocp.CheckpointManager((workdir / CHECKPOINTS).absolute(), options=options)
 
 
-def save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, data_position: int) -> None:
+def save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, dataset: str, config: dict) -> None:
     """Starts writing the state after `step` updates; returns once the arrays are copied, not written.
 
     Args:
-      data_position: the global step whose batch comes next.
+      step: also the position in the data: the batch of global step `step` comes next.
+      dataset: the fingerprint of what the positions are positions in.
+      config: the resolved config.
     """
     checkpoints.save(
         step,
         args=ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-            data=ocp.args.JsonSave({"step": data_position}),
+            data=ocp.args.JsonSave({"step": step, "dataset": dataset}),
+            config=ocp.args.JsonSave(config),
         ),
     )
 
 
-def restore(checkpoints: ocp.CheckpointManager, state: TrainState) -> tuple[TrainState, int]:
+def restore(checkpoints: ocp.CheckpointManager, state: TrainState, dataset: str) -> tuple[TrainState, int]:
     """The newest checkpoint, laid out as `state` is, and the global step whose batch comes next.
 
     Without a checkpoint: `state` itself, at step 0.
+
+    Raises:
+      InputError: the checkpoint is damaged, or was made on other data than `dataset` is the fingerprint of.
     """
     step = checkpoints.latest_step()
     if step is None:
         return state, 0
     like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    found = checkpoints.restore(
+    found = _restore(
+        checkpoints,
         step,
-        args=ocp.args.Composite(
-            params=ocp.args.StandardRestore(like.params),
-            optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
-            data=ocp.args.JsonRestore(),
-        ),
+        params=ocp.args.StandardRestore(like.params),
+        optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
+        data=ocp.args.JsonRestore(),
     )
+    if found.data["dataset"] != dataset:
+        raise InputError(
+            f"{checkpoints.directory / str(step)}: config.data.train has changed since this checkpoint was made; "
+            "bring the dataset back as it was, or give another --workdir"
+        )
     return TrainState(found.optimizer["step"], found.params, found.optimizer["opt_state"]), found.data["step"]
 
 
@@ -108,10 +118,14 @@ def load_model(workdir: Path, step: int | None = None) -> tuple[CroCo, dict, int
       InputError: the workdir has no config or no such checkpoint.
     """
     config = _read_config(workdir)
-    with open_checkpoints(workdir, keep=None) as checkpoints:
+    folder = (workdir / CHECKPOINTS).absolute()
+    nothing = InputError(f"{folder}: no checkpoint yet; run `python -m launch.pretrain` on it first")
+    if not folder.is_dir():
+        raise nothing
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False)) as checkpoints:
         steps = sorted(checkpoints.all_steps())
         if not steps:
-            raise InputError(f"{workdir / CHECKPOINTS}: no checkpoint yet; run `python -m launch.pretrain` on it first")
+            raise nothing
         step = steps[-1] if step is None else step
         if step not in steps:
             raise InputError(f"{workdir / CHECKPOINTS}: no checkpoint of step {step}, only {steps}")
@@ -120,18 +134,31 @@ def load_model(workdir: Path, step: int | None = None) -> tuple[CroCo, dict, int
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), nnx.to_pure_dict(abstract)
         )
-        found = checkpoints.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))
+        found = _restore(checkpoints, step, params=ocp.args.StandardRestore(like))
     return nnx.merge(graph, found.params), config, step
 
 
 def _read_config(workdir: Path) -> dict:
     path = workdir / CONFIG
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
+        config["model"], config["data"]
+        return config
     except FileNotFoundError:
         raise InputError(f"{path}: missing; --workdir is a folder that `python -m launch.pretrain` made") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); use another --workdir") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: is damaged, or no config of ours; use another --workdir") from error
+
+
+def _restore(checkpoints: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs):
+    try:
+        return checkpoints.restore(step, args=ocp.args.Composite(**items))
+    except Exception as error:  # Orbax and TensorStore report damage by many exception types
+        folder = checkpoints.directory / str(step)
+        raise InputError(
+            f"{folder}: this checkpoint cannot be read ({type(error).__name__}); remove that folder, "
+            "and the one before it is used"
+        ) from error
 
 
 def _flatten(config: dict, prefix: str = "") -> dict:

@@ -31,9 +31,10 @@ def second_view_errors(
       model: completes view 1 from view 2.
       dataset: pairs held out from training.
       others: where second views of other scenes come from; `dataset` itself by default.
+      pairs: at most this many, spread evenly over the dataset.
+      batch: how many are measured at a time.
       size, crop: views are resized to `size` pixels a side; the middle `crop` of them are seen.
       seed: decides the masks; both errors have the same ones.
-      pairs: at most this many, spread evenly over the dataset.
 
     Returns:
       `right`, `wrong`: mean squared errors; `ratio`: right / wrong; `pairs`: how many were measured.

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mimic_jax.command import InputError
+
 
 class MetricsFile:
     """Appends to `metrics.jsonl`, after dropping what a lost run wrote beyond the step that is resumed."""
@@ -33,6 +35,16 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics file; a last line that a crash cut short is left out."""
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    """The lines of a metrics file; a last line that a crash cut short is left out.
+
+    Raises:
+      InputError: a line is damaged.
+    """
+    lines = []
+    for number, line in enumerate(path.read_text(errors="replace").split("\n")[:-1], start=1):
+        try:
+            lines.append(json.loads(line))
+            lines[-1]["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: line {number} is damaged; remove that line and run again") from error
+    return lines

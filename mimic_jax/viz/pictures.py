@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from mimic_jax import records
 from mimic_jax.command import InputError
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 _GAP = 4
 

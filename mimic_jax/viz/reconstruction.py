@@ -1,6 +1,7 @@
 """What a model makes of hidden patches: masked view 1, view 2, completed view 1, view 1."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -30,7 +31,7 @@ def draw_reconstructions(
     # The middles of equal parts, so that scenes at the ends are no more likely than others.
     indices = ((np.arange(rows) + 0.5) * len(dataset) / rows).astype(int)
     views = [read_views(pair, size) for pair in read_pairs(dataset, indices.tolist())]
-    view1, view2 = (center_crop(np.stack([view[name] for view in views]), crop) for name in ("view1", "view2"))
+    view1, view2 = (center_crop(jnp.stack([view[name] for view in views]), crop) for name in ("view1", "view2"))
 
     visible = model.random_visible(jax.random.key(seed), view1)
     graph, params = nnx.split(model)
@@ -45,7 +46,7 @@ def draw_reconstructions(
 
     def picture(patches: np.ndarray) -> np.ndarray:
         side = crop // patch
-        return to_uint8(np.asarray(denormalize(unpatchify(patches, patch, side, side))))
+        return to_uint8(np.asarray(denormalize(jnp.asarray(unpatchify(patches, patch, side, side)))))
 
     columns = (
         picture(np.where(hidden, 0, true)),

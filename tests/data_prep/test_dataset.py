@@ -106,5 +106,22 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
 def test_a_missing_shard_is_not_taken_for_a_smaller_dataset(tmp_path):
     add_scenes(tmp_path, {}, ["aaaa", "bbbb"])
     next(tmp_path.glob("pairs-train*")).unlink()
-    with pytest.raises(InputError, match="shard is missing"):
+    with pytest.raises(InputError, match=r"pairs-train.*this shard is missing"):
         add_scenes(tmp_path, {}, ["aaaa", "bbbb"])
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: data.replace(data[1000:1100], bytes(100))]
+)
+def test_a_damaged_shard_is_named_in_one_line(tmp_path, damage):
+    add_scenes(tmp_path, {}, ["aaaa", "bbbb"])
+    shard = sorted(tmp_path.glob("pairs-train*"))[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(damage(whole))
+    with pytest.raises(InputError, match=rf"{shard.name}: this shard is cut short or damaged; put a copy"):
+        add_scenes(tmp_path, {}, ["aaaa", "bbbb", "cc"])
+    # The scene just mined waits; with the shard back, nothing is mined twice.
+    assert list(dataset.finished(tmp_path)) == ["aaaa", "bbbb", "cc"]
+    shard.write_bytes(whole)
+    add_scenes(tmp_path, {}, ["aaaa", "bbbb", "cc"])
+    assert len(records.open_dataset(tmp_path)) == 10

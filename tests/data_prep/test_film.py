@@ -85,6 +85,7 @@ def test_depth_and_poses_agree_with_the_pictures(true_film):
             assert seen.mean() > 0.3
             assert np.median(error) < (6 if name == "rendered" else 10)
             assert with_warp > without + (6 if name == "rendered" else 4)
+            assert with_warp > 26
 
 
 def test_a_wrong_pose_would_be_noticed(true_film):
@@ -241,7 +242,7 @@ def test_output_that_is_a_file_and_a_glb_with_no_room_in_it(tmp_path):
     (tmp_path / "cube.glb").write_bytes(trimesh.Scene(trimesh.creation.box((1, 1, 1))).export(file_type="glb"))
     done = film(*small(tmp_path / "films", glb=tmp_path / "cube.glb"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "no free place" in done.stderr
+    assert "cube.glb: no free place" in done.stderr
 
 
 def test_other_settings_do_not_mix(films):

@@ -1,5 +1,7 @@
 """The command, end to end: what is stored, what is counted, and that nothing is lost when it is killed."""
 
+import errno
+import functools
 import json
 import os
 import random
@@ -18,7 +20,9 @@ import tensorflow_datasets as tfds
 from data_prep import matching, overlap
 from data_prep.mine import Settings, mine, mine_scene
 from data_prep.sources import SOURCES
+from data_prep.sources.scene import Sample, Scene
 from mimic_jax import records
+from mimic_jax.command import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 5
@@ -268,6 +272,7 @@ def test_bad_videos_are_counted_and_the_others_mined(videos, tmp_path):
     shutil.copy(videos / "room0.avi", folder / "good.avi")
     (folder / "junk.mp4").write_bytes(b"not a video" * 1000)
     (folder / "nothing.mp4").touch()
+    (folder / "link.mp4").symlink_to(folder / "gone.mp4")
     write_video(folder / "single.avi", pan(0, 1, 12))
     whole = (videos / "room2.avi").read_bytes()
     (folder / "truncated.avi").write_bytes(whole[: len(whole) // 2])
@@ -275,6 +280,7 @@ def test_bad_videos_are_counted_and_the_others_mined(videos, tmp_path):
     _, err = finish(command(f"--input={folder}", f"--output={tmp_path / 'out'}"))
     assert sorted(err.splitlines()) == [
         "warning: junk: cannot be read",
+        "warning: link: cannot be read",
         "warning: nothing: cannot be read",
         "warning: single: only one frame",
         "warning: truncated: ends before its header says",
@@ -285,6 +291,24 @@ def test_bad_videos_are_counted_and_the_others_mined(videos, tmp_path):
     assert 3 < scenes["truncated"]["pairs_kept"] < scenes["truncated"]["frames_read"] < 15
     assert scenes["blank"]["rejected"] == {"too few matches": 3}
     assert scenes["single"]["problems"] == {"only one frame": 1}
+
+
+def test_a_failing_disk_or_picture_is_a_problem_of_its_scene():
+    good = np.ascontiguousarray(texture(0)[:, :160])
+
+    def samples(last):
+        yield Sample(0, 0, good)
+        yield Sample(1, 1, last())
+
+    def broken_disk():
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for last, problem in (
+        (broken_disk, f"cannot be read ({os.strerror(errno.EIO)})"),
+        (lambda: np.zeros((0, 0, 3), np.uint8), "OpenCV failed on a frame"),
+    ):
+        entry = mine_scene(Scene("x", 1, functools.partial(samples, last)), Settings("x")).entry
+        assert entry["problems"][problem] == 1
 
 
 def test_frame_folders_with_a_corrupt_image(tmp_path):
@@ -348,6 +372,14 @@ def test_image_and_patch_size_and_quality(videos, tmp_path):
     assert pair["correspondence"].shape == (64,)
 
 
+def test_a_view_has_at_most_64_by_64_patches_and_4096_pixels_a_side():
+    Settings("x", image_size=64, patch_size=1)
+    Settings("x", image_size=4096, patch_size=64)
+    for image_size, patch_size, words in ((65, 1, "64 × 64 patches"), (4097, 4097, "at most 4096")):
+        with pytest.raises(InputError, match=words):
+            Settings("x", image_size=image_size, patch_size=patch_size)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -367,6 +399,7 @@ def test_image_and_patch_size_and_quality(videos, tmp_path):
         (["--max_overlap=1.5"], "max_overlap ≤ 1"),
         (["--image_size=230"], "must be a multiple of --patch_size=16"),
         (["--patch_size=0"], "must be a multiple"),
+        (["--image_size=256", "--patch_size=1"], "at most 64 × 64 patches"),
         (["--quality=0"], "--quality=0"),
         (["--step=0"], "--step=0"),
         (["--step=nan"], "--step=nan"),

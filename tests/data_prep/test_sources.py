@@ -1,5 +1,6 @@
 """Frames in the right order, at the right time, in the right colours; what cannot be read is said, not raised."""
 
+import os
 import random
 
 import cv2
@@ -92,6 +93,38 @@ def test_video_scenes(tmp_path):
     (tmp_path / "a.mov").touch()
     with pytest.raises(InputError, match=r"would both be scene 'a'"):
         SOURCES["video"](tmp_path, 1.0)
+
+
+def test_a_link_to_nothing_is_a_scene_that_cannot_be_read(tmp_path):
+    write_video(tmp_path / "b.avi", [grey(100)] * 3)
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "gone.mp4")
+    (tmp_path / "c.mp4").symlink_to(tmp_path / "c.mp4")
+    link, good, loop = SOURCES["video"](tmp_path, 1.0)
+    assert (link.name, link.input_size) == ("a", -1)
+    assert (loop.name, loop.input_size) == ("c", -1)
+    assert len(list(good.samples())) == 1
+    for scene in (link, loop):
+        with pytest.raises(SceneProblem, match="cannot be read"):
+            list(scene.samples())
+
+
+@pytest.mark.parametrize(("source", "name"), [("video", "locked/"), ("frames", "locked")])
+def test_an_unreadable_folder_is_a_scene_that_cannot_be_read(tmp_path, source, name):
+    write_video(tmp_path / "a" / "a.avi", [grey(100)] * 3)
+    write_image(tmp_path / "a" / "0.png")
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked").chmod(0)
+    try:
+        if os.access(tmp_path / "locked", os.R_OK):
+            pytest.skip("permissions do not bind this user: root?")
+        _, scene = SOURCES[source](tmp_path, 1.0)
+        with pytest.raises(InputError, match="locked: cannot be read"):
+            SOURCES[source](tmp_path / "locked", 1.0)
+    finally:
+        (tmp_path / "locked").chmod(0o700)
+    assert (scene.name, scene.input_size) == (name, -1)
+    with pytest.raises(SceneProblem, match="folder cannot be read"):
+        list(scene.samples())
 
 
 def test_unreadable_and_truncated_videos(tmp_path):

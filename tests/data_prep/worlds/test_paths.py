@@ -1,5 +1,7 @@
 """Where the camera goes, checked against exact point–triangle distances."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import trimesh
@@ -116,6 +118,17 @@ def test_the_larger_of_two_rooms_and_neither_roof_nor_cupboard(save):
     assert (np.abs(free.points[:, 0]) < 2.5).all()
     assert (free.points[:, 1] < 2).all()
     assert not ((np.abs(free.points[:, [0, 2]] - 1) < 0.6 + 0.3).all(1)).any()
+
+
+def test_nowhere_to_go(save):
+    """From a place too near to the wall every walk fails; the camera must not just stand there."""
+    world = glb.read_world(save(trimesh.creation.box((5, 3, 4))))
+    there = paths.find_free_space(world, 1.5)
+    stuck = dataclasses.replace(there, points=np.array([[2.45, 0.0, 0.0]]))
+    with pytest.raises(InputError, match="too small to move in"):
+        paths.plan_path(world, stuck, 40, 20.0, np.random.default_rng(0))
+    poses = paths.plan_path(world, there, 40, 20.0, np.random.default_rng(0))
+    assert np.ptp(poses[:, :3, 3], axis=0).max() > 0.1
 
 
 @pytest.mark.parametrize("extents", [(1.0, 1.0, 1.0), (6.0, 1.1, 6.0), (0.5, 3.0, 0.5)])

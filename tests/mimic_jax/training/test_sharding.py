@@ -7,8 +7,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from mimic_jax.command import InputError
+from mimic_jax.models.croco import CroCo, CroCoSizes
 from mimic_jax.training.mesh import make_mesh, sharding
 
 STEP = """
@@ -21,7 +23,8 @@ from mimic_jax.training.optimizer import adamw
 from mimic_jax.training.state import init_state
 from mimic_jax.training.step import make_train_step
 
-mesh, rules = make_mesh({"data": -1}), {"batch": "data"}
+rules = {"batch": "data"}
+mesh = make_mesh({"data": -1}, rules, 8)
 optimizer = adamw(lambda _: 1e-3, b1=0.9, b2=0.95, weight_decay=0.05)
 sizes = CroCoSizes(32, 2, 2, 32, 2, 2, patch_size=8)
 graph, state = init_state(lambda rngs: CroCo(sizes, rngs=rngs), optimizer, jax.random.key(0), mesh, rules)
@@ -54,14 +57,31 @@ def test_many_devices_give_what_one_gives(tmp_path):
 
 
 def test_mesh_sizes_must_fit_the_devices():
-    assert make_mesh({"data": -1}).shape == {"data": len(jax.devices())}
-    with pytest.raises(InputError, match=r"config\.mesh"):
-        make_mesh({"data": 3})
-    with pytest.raises(InputError, match=r"config\.mesh"):
-        make_mesh({"data": -1, "tensor": -1})
+    assert make_mesh({"data": -1}, {}, 1).shape == {"data": len(jax.devices())}
+    for axes in ({"data": 3}, {"data": -1, "tensor": -1}, {"data": 0}):
+        with pytest.raises(InputError, match=r"config\.mesh"):
+            make_mesh(axes, {}, 1)
+    with pytest.raises(InputError, match=r"config\.axis_rules\.mlp='tensor'"):
+        make_mesh({"data": -1}, {"mlp": "tensor"}, 1)
+
+
+def test_a_batch_must_divide_over_its_devices():
+    code = "from mimic_jax.training.mesh import make_mesh\nmake_mesh({'data': -1}, {'batch': 'data'}, 6)"
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True)
+    assert "config.batch_size=6 does not divide over 4 devices" in done.stderr
+
+
+def test_any_logical_axis_can_be_split():
+    """No parameter has one axis twice, which no sharding could place."""
+    sizes = CroCoSizes(32, 2, 2, 32, 2, 2, patch_size=8)
+    for path, parameter in nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: CroCo(sizes, rngs=nnx.Rngs(0))))):
+        names = [axis for axis in parameter.get_metadata()["axes"] if axis]
+        assert len(names) == len(set(names)), path
+        assert len(parameter.get_metadata()["axes"]) == parameter.get_value().ndim, path
 
 
 def test_axes_follow_the_rules():
-    mesh = make_mesh({"data": 1, "tensor": 1})
+    mesh = make_mesh({"data": 1, "tensor": 1}, {}, 1)
     spec = sharding(mesh, {"mlp": "tensor", "batch": "data"}, ("layers", "embed", "mlp")).spec
     assert tuple(spec) == (None, None, "tensor")
