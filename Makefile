@@ -1,11 +1,15 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both build .venv first; set PYTHON to choose the interpreter.
 PYTHON ?= python3
 PY := .venv/bin/python
+OUTPUT ?= $(if $(VIDEOS),demo_videos,demo)
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo install test test-all lint clean
 
+# VIDEOS: a folder of your own. OUTPUT: where everything goes; another folder for other videos.
 demo: .venv/.installed
-	$(PY) -m launch.demo --output=demo $(if $(VIDEOS),--videos="$(VIDEOS)")
+	$(PY) -m launch.demo --output="$(OUTPUT)" $(if $(VIDEOS),--videos="$(VIDEOS)")
+
+install: .venv/.installed
 
 test: .venv/.installed
 	$(PY) -m pytest -m "not slow"
@@ -24,4 +28,4 @@ lint: .venv/.installed
 	touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo demo_videos

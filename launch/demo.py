@@ -38,12 +38,14 @@ COMPARED_FRAMES = 14
 # Comparing all frames grows with the square of their number: longer videos are compared step by step.
 LONGEST_COMPARED = 60.0  # seconds
 
+FEW_PAIRS = 300
+
 console = Console()
 
 
 def main() -> None:
     output = Path(OUTPUT.value)
-    videos = _find_videos(Path(VIDEOS.value)) if VIDEOS.value else []
+    videos = _find_videos(Path(VIDEOS.value).expanduser()) if VIDEOS.value else []
     rooms = None if VIDEOS.value else [SCENES.value, HELD_OUT.value, FRAMES.value]
     # By their names and sizes: with other videos, one held out before could now be trained on.
     of_videos = [[str(path.resolve()), path.stat().st_size] for path in videos]
@@ -51,7 +53,7 @@ def main() -> None:
 
     summary_file = output / "summary.json"
     if summary := _read_json(summary_file):
-        _print_summary(summary)
+        _print_summary(summary, output)
         console.print(f"{output} is done already; remove it to start over.")
         return
     if VIDEOS.value:
@@ -75,8 +77,7 @@ def main() -> None:
     )
     summary = _show(output)
     _write_json(summary_file, summary)
-    _print_summary(summary)
-    console.print(f"Pictures: {output}/pairs.png, {output}/loss.png, {output}/reconstruction.png")
+    _print_summary(summary, output)
 
 
 def _claim(output: Path, started: dict):
@@ -94,7 +95,9 @@ def _claim(output: Path, started: dict):
         fcntl.flock(lock, fcntl.LOCK_EX)
     made_with = output / "demo.json"
     if _read_json(made_with) not in (None, started):
-        raise command.InputError(f"{output} was begun with other flags or videos; remove it, or give another --output")
+        raise command.InputError(
+            f"{output} was begun with other flags or videos; remove it, or name another with --output (make: OUTPUT=…)"
+        )
     _write_json(made_with, started)
     return lock
 
@@ -124,6 +127,8 @@ def _stage(lock, title: str, module: str, *options: str) -> None:
 
 
 def _find_videos(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise command.InputError(f"--videos={folder}: no such folder")
     found = [
         inside / name
         for inside, names, _ in walk(folder)
@@ -176,7 +181,8 @@ def _show(output: Path) -> dict:
     shown = [[pictures.draw_pair(pair)] for pair in read_pairs(train, chosen)]
     pictures.save(pictures.grid(shown), output / "pairs.png")
     metrics = read_metrics(output / "run" / checkpoint.METRICS)
-    pictures.draw_curve([line["step"] for line in metrics], [line["loss"] for line in metrics], output / "loss.png")
+    # Without the first step, whose loss of an untrained model would flatten the rest.
+    pictures.draw_curve(*zip(*[(line["step"], line["loss"]) for line in metrics[1:]], strict=True), output / "loss.png")
     rows = min(6, len(held_out))
     pictures.save(draw_reconstructions(model, held_out, rows=rows, **seen), output / "reconstruction.png")
 
@@ -188,6 +194,7 @@ def _show(output: Path) -> dict:
     return {
         "pairs_tried": sum(total["pairs_tried"] for total in totals),
         "pairs_kept": sum(total["pairs_kept"] for total in totals),
+        "training_pairs": len(train),
         "steps": step,
         "pairs_per_second": round(statistics.median(line["pairs_per_second"] for line in metrics), 1),
         "first_loss": metrics[0]["loss"],
@@ -200,11 +207,17 @@ def _show(output: Path) -> dict:
     }
 
 
-def _print_summary(summary: dict) -> None:
+def _print_summary(summary: dict, output: Path) -> None:
     table = Table(title="What came out", show_header=False)
     for name, value in summary.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
     console.print(table)
+    console.print(
+        "A ratio of 1 is a model that ignores the second view; an error of 1, one that predicts flat patches."
+    )
+    if summary["training_pairs"] < FEW_PAIRS:
+        console.print(f"Fewer than {FEW_PAIRS} pairs to train on: such a model learns them by heart. Give more videos.")
+    console.print(f"Pictures: {output}/pairs.png, {output}/loss.png, {output}/reconstruction.png", soft_wrap=True)
 
 
 if __name__ == "__main__":

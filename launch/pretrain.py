@@ -21,10 +21,6 @@ def main() -> None:
     # Imported here, so that --help and a misspelt flag answer at once.
     from mimic_jax.training.loop import train
 
-    filename = config_flags.get_config_filename(flags.FLAGS["config"])
-    # What follows a colon is the config's own argument.
-    if not Path(filename.partition(":")[0]).is_file():
-        raise command.InputError(f"--config={filename}: no such file; the experiments are in configs/")
     train(CONFIG.value, Path(WORKDIR.value))
 
 

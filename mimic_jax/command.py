@@ -12,6 +12,7 @@ Exit code 0 is done, 2 is bad usage or input (one line on standard error, no tra
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -26,8 +27,14 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
+    for argument in argv:
+        path = argument.removeprefix("--config=").partition(":")[0]  # what follows a colon is the config's own argument
+        if argument.startswith("--config=") and not Path(path).is_file():
+            _fail(f"--config={path}: no such file; the experiments are in configs/")
     try:
         positional = flags.FLAGS(argv)
+    except SystemExit:  # absl ends --help with 1
+        sys.exit(0)
     except flags.Error as error:
         _fail(f"{_one_line(error)} (--help lists the flags)")
     except (KeyError, AttributeError) as error:  # what config_flags makes of `--config.misspelt=1`

@@ -182,7 +182,7 @@ def open_dataset(folder: str | os.PathLike, split: str = "train") -> Dataset:
     if not (folder / "features.json").is_file() or not (folder / "dataset_info.json").is_file():
         raise InputError(
             f"{folder}: not a finished pair dataset (features.json or dataset_info.json is missing); "
-            "run `python -m data_prep.mine` on it until it is done"
+            "give the --output of a `python -m data_prep.mine` that kept pairs"
         )
     try:
         info = tfds.builder_from_directory(folder).info

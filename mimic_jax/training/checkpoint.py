@@ -18,8 +18,9 @@ CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 
-# What may change between the runs of one workdir: it does not change what is learned.
-_OPERATIONAL = ("checkpoint_every", "keep_checkpoints", "log_every", "data.threads", "mesh", "axis_rules")
+# What may change between the runs of one workdir: it does not change what is learned. A dataset may move, since
+# checkpoints know it by its fingerprint.
+_OPERATIONAL = ("checkpoint_every", "keep_checkpoints", "log_every", "data.threads", "mesh", "axis_rules", "data.train")
 
 
 def open_checkpoints(workdir: Path, keep: int) -> ocp.CheckpointManager:
@@ -84,8 +85,10 @@ def claim_workdir(workdir: Path, config: dict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if (workdir / CHECKPOINTS).exists():
-                raise InputError(f"{workdir}: has checkpoints but no {CONFIG}; use another --workdir")
+            if any(workdir.iterdir()):
+                raise InputError(
+                    f"{workdir}: holds other things and no {CONFIG}; --workdir must be new, empty, or ours"
+                )
             _write_atomically(path, json.dumps(config, indent=2) + "\n")
             return
     except OSError as error:
@@ -97,12 +100,8 @@ def claim_workdir(workdir: Path, config: dict) -> None:
         if made_by.get(field) != ours.get(field) and not field.startswith(_OPERATIONAL)
     )
     if different:
-        field = different[0]
-        others = f" (and {len(different) - 1} more fields)" if len(different) > 1 else ""
-        raise InputError(
-            f"{path}: made with config.{field}={made_by.get(field)!r}, now {ours.get(field)!r}{others}; "
-            "give the old value, or another --workdir"
-        )
+        changes = ", ".join(f"config.{field}={made_by.get(field)!r} (now {ours.get(field)!r})" for field in different)
+        raise InputError(f"{path}: made with {changes}; give what it was made with, or another --workdir")
 
 
 def load_model(workdir: Path, step: int | None = None) -> tuple[CroCo, dict, int]:

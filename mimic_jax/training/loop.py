@@ -60,6 +60,10 @@ def train(config: ConfigDict, workdir: Path) -> None:
         if first_step >= config.steps:
             print(f"{workdir}: already trained for {first_step} steps")
             return
+        if first_step:
+            print(f"{workdir}: carrying on from step {first_step}")
+        if len(dataset) < config.batch_size:
+            print(f"warning: {dataset.folder} has {len(dataset)} pairs, fewer than one batch of {config.batch_size}")
         data = batches(
             dataset,
             size=config.data.size,

@@ -79,7 +79,7 @@ def draw_pair(pair: records.Pair, lines: int = 24) -> Picture:
 
 
 def draw_curve(steps: Sequence[float], losses: Sequence[float], path: Path) -> None:
-    """Writes the training loss over steps as a PNG."""
+    """Writes the loss over steps as a PNG."""
     # matplotlib's object interface: no display, no global state.
     from matplotlib.figure import Figure
 

@@ -132,7 +132,8 @@ def refused(done, *words):
 
 
 def test_bad_input_gets_one_clear_line(dataset, uninterrupted, tmp_path):
-    refused(pretrain(dataset, uninterrupted, seed=1), r"config\.json", r"config\.seed=0", "now 1")
+    refused(pretrain(dataset, uninterrupted, seed=1), r"config\.json", r"config\.seed=0 \(now 1\)")
+    refused(pretrain(dataset, dataset), "holds other things")
     fields = r"error: --config\.stepz: the config has no such field$", r"error: --config\.optimizer\.lr: the config"
     refused(pretrain(dataset, tmp_path, stepz=1), fields[0])
     refused(pretrain(dataset, tmp_path, optimizer__lr=1), fields[1])

@@ -161,3 +161,17 @@ def test_sizes_that_cannot_work_are_refused():
         tiny(positions="learned")
     with pytest.raises(ValueError, match="mask_ratio"):
         tiny(mask_ratio=1.0)
+
+
+def test_bfloat16_computes_nearly_the_same_with_float32_parameters():
+    sizes = tiny().sizes
+    views = jax.random.normal(jax.random.key(0), (2, 4, 32, 32, 3))
+    losses = []
+    for dtype in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
+        model = CroCo(sizes, rngs=nnx.Rngs(0), dtype=dtype)
+        assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {np.dtype("float32")}
+        assert model.encode(views[0]).dtype == dtype
+        losses.append(model.loss(*views, model.random_visible(jax.random.key(1), views[0])))
+        assert losses[-1].dtype == jnp.float32
+    assert not np.array_equal(*losses)
+    np.testing.assert_allclose(*losses, rtol=0.02)
