@@ -129,12 +129,15 @@ def _stage(lock, title: str, module: str, *options: str) -> None:
 def _find_videos(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise command.InputError(f"--videos={folder}: no such folder")
+    unreadable: list[Path] = []
     found = [
         inside / name
-        for inside, names, _ in walk(folder)
+        for inside, names, _ in walk(folder, unreadable)
         for name in names
         if Path(name).suffix.lower() in video.SUFFIXES and (inside / name).is_file()
     ]
+    if unreadable:
+        raise command.InputError(f"--videos: {unreadable[0]} cannot be read; check its permissions")
     if len(found) < 2:
         raise command.InputError(f"--videos={folder}: {len(found)} videos found; give at least two, as one is held out")
     return found

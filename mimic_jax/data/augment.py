@@ -70,8 +70,7 @@ def random_crop(
     """A window of crop × crop pixels at a place drawn uniformly for each image."""
     batch, height, width, _ = images.shape
     corners = jax.random.randint(key, (batch, 2), 0, jnp.array([height - crop + 1, width - crop + 1]))
-    cut = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), (crop, crop, 3))  # noqa: E731
-    return jax.vmap(cut)(images, corners)
+    return jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), (crop, crop, 3)))(images, corners)
 
 
 def color_jitter(key: PRNGKeyArray, images: Images, strength: float) -> Images:

@@ -38,8 +38,9 @@ def init_state(
     """
     graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
     replicated = sharding(mesh, rules)
-    place = lambda path, parameter: sharding(mesh, rules, parameter.get_metadata()["axes"])  # noqa: E731
-    param_shardings = nnx.to_pure_dict(nnx.map_state(place, abstract))
+    param_shardings = nnx.to_pure_dict(
+        nnx.map_state(lambda _, parameter: sharding(mesh, rules, parameter.get_metadata()["axes"]), abstract)
+    )
 
     def init(key: PRNGKeyArray) -> TrainState:
         params = nnx.to_pure_dict(nnx.state(make_model(nnx.Rngs(key))))
