@@ -21,7 +21,7 @@ from rich.table import Table
 
 from data_prep.sources import video
 from data_prep.sources.scene import walk
-from mimic_jax import command
+from mimic_jax import command, files
 
 OUTPUT = flags.DEFINE_string("output", "demo", "Where everything goes.")
 VIDEOS = flags.DEFINE_string("videos", None, "A folder of your own videos; rooms are filmed when it is not given.")
@@ -111,9 +111,7 @@ def _read_json(path: Path) -> dict | None:
 
 
 def _write_json(path: Path, value: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
+    files.write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def _stage(lock, title: str, module: str, *options: str) -> None:

@@ -5,6 +5,9 @@ A command module defines its absl flags and a `main() -> None`, and ends with
     if __name__ == "__main__":
         command.run(main)
 
+or, where it takes arguments without a flag, with `command.run(main, positional=("VIEW1", "VIEW2"))` and
+`main(view1, view2)`; a last name that ends in … stands for one or more.
+
 Exit code 0 is done, 2 is bad usage or input (one line on standard error, no traceback),
 130 is an interrupt from the keyboard, anything else is a fault of the program.
 """
@@ -21,12 +24,18 @@ class InputError(Exception):
     """A mistake in what the user gave. The message names the file, field or flag, and what to do about it."""
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and runs `main`, turning a user's mistakes into one line and exit code 2."""
-    app.run(lambda _: _guarded(main), flags_parser=_parse_flags)
+def run(main: Callable[..., None], positional: Sequence[str] = ()) -> None:
+    """Parses the flags and runs `main`, turning a user's mistakes into one line and exit code 2.
+
+    positional: names, as --help shows them, of the arguments without a flag; `main` is given their values.
+    """
+    app.run(
+        lambda argv: _guarded(lambda: main(*argv[1:])),
+        flags_parser=lambda argv: _parse_flags(argv, positional),
+    )
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
+def _parse_flags(argv: Sequence[str], names: Sequence[str]) -> list[str]:
     for argument in argv:
         path = argument.removeprefix("--config=").partition(":")[0]  # what follows a colon is the config's own argument
         if argument.startswith("--config=") and not Path(path).is_file():
@@ -41,8 +50,12 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _fail(f"{_misspelt(error, argv)}: the config has no such field")
     except Exception as error:  # a config file is the user's own Python
         _fail(f"--config: the file cannot be used: {type(error).__name__}: {_one_line(error)}")
-    if len(positional) > 1:
-        _fail(f"unexpected argument {positional[1]!r}: options are given as --name=value (--help lists them)")
+    given = positional[1:]
+    open_ended = bool(names) and names[-1].endswith("…")
+    if len(given) < len(names):
+        _fail(f"{' '.join(names[len(given) :])} missing: give {' '.join(names)} (--help lists the flags)")
+    if len(given) > len(names) and not open_ended:
+        _fail(f"unexpected argument {given[len(names)]!r}: options are given as --name=value (--help lists them)")
     return positional
 
 

@@ -18,22 +18,24 @@ Batch = dict[str, UInt8[np.ndarray, "batch height width 3"]]
 
 
 def read_views(pair: records.Pair, size: int) -> dict[str, UInt8[np.ndarray, "{size} {size} 3"]]:
-    """The two views of a pair, each resized to size × size pixels where it is not that already.
+    """Both views of a pair, by name, as `read_view` gives them."""
+    return {name: read_view(pair, name, size) for name in ("view1", "view2")}
+
+
+def read_view(pair: records.Pair, name: str, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """One view of a pair, `name` being view1 or view2, resized to size × size pixels where it is not that already.
 
     Raises:
-      InputError: a view is no image that OpenCV can decode.
+      InputError: the view is no image that OpenCV can decode.
     """
     try:
-        views = {"view1": records.decode_image(pair.view1), "view2": records.decode_image(pair.view2)}
+        view = records.decode_image(getattr(pair, name))
     except ValueError as error:
         raise InputError(
-            f"a view of {pair.source}/{pair.scene}, frames {pair.frame1} and {pair.frame2}, is damaged ({error}); "
+            f"{name} of {pair.source}/{pair.scene}, frames {pair.frame1} and {pair.frame2}, is damaged ({error}); "
             "mine the dataset again"
         ) from error
-    return {
-        name: view if view.shape[:2] == (size, size) else cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
-        for name, view in views.items()
-    }
+    return view if view.shape[:2] == (size, size) else cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def batches(

@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from mimic_jax import files
 from mimic_jax.command import InputError
 from mimic_jax.models.croco import CroCo, CroCoSizes
 from mimic_jax.training.state import TrainState
@@ -89,7 +90,7 @@ def claim_workdir(workdir: Path, config: dict) -> None:
                 raise InputError(
                     f"{workdir}: holds other things and no {CONFIG}; --workdir must be new, empty, or ours"
                 )
-            _write_atomically(path, json.dumps(config, indent=2) + "\n")
+            files.write(path, (json.dumps(config, indent=2) + "\n").encode())
             return
     except OSError as error:
         raise InputError(f"--workdir={workdir} cannot be written ({error.strerror}); use another") from error
@@ -165,9 +166,3 @@ def _flatten(config: dict, prefix: str = "") -> dict:
     for key, value in config.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

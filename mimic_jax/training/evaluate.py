@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
 from mimic_jax import records
 from mimic_jax.command import InputError
 from mimic_jax.data.augment import center_crop
-from mimic_jax.data.pairs import read_pairs, read_views
+from mimic_jax.data.pairs import read_pairs, read_view
 from mimic_jax.models.croco import CroCo
 
 
@@ -74,7 +74,7 @@ def _spread(dataset: records.Dataset, pairs: int) -> list[records.Pair]:
 
 
 def _stack(pairs: list[records.Pair], view: str, size: int) -> UInt8[np.ndarray, "pairs {size} {size} 3"]:
-    return np.stack([read_views(pair, size)[view] for pair in pairs])
+    return np.stack([read_view(pair, view, size) for pair in pairs])
 
 
 def _strangers(pairs: list[records.Pair], pool: list[records.Pair], seed: int) -> list[records.Pair]:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mimic_jax import files
 from mimic_jax.command import InputError
 
 
@@ -13,9 +14,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, resumed_step: int, batch_size: int):
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if path.exists() else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(path)
+        files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
         self._batch_size = batch_size
         self._last = (resumed_step, time.monotonic())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int16, UInt8
 
 from mimic_jax import records
 from mimic_jax.command import InputError
@@ -76,6 +76,36 @@ def draw_pair(pair: records.Pair, lines: int = 24) -> Picture:
         cv2.circle(canvas, start, 3, color, -1, cv2.LINE_AA)
         cv2.circle(canvas, end, 3, color, -1, cv2.LINE_AA)
     return canvas
+
+
+def tint_matches(
+    view1: Picture, view2: Picture, correspondence: Int16[np.ndarray, " patches"]
+) -> tuple[Picture, Picture]:
+    """Both views with each matched patch in a colour of its own, the same in both, and all else darkened.
+
+    Args:
+      view1, view2: of any size; they are cut into as many patches a side as the square grid has.
+      correspondence: for each patch of view1 in row-major order, the patch of view2, −1 where none.
+    """
+    side = round(len(correspondence) ** 0.5)
+    matched = np.flatnonzero(correspondence >= 0)
+    row, column = np.divmod(matched, side)
+    # Neighbours look alike, so that a patch out of its place stands out: red grows to the right, green downwards.
+    red, green = (255 * (place + 0.5) / side for place in (column, row))
+    colours = np.stack([red, green, 255 - (red + green) / 2], axis=-1)
+    return _tint(view1, matched, colours, side), _tint(view2, correspondence[matched], colours, side)
+
+
+def _tint(view, patches, colours, side: int) -> Picture:
+    height, width, _ = view.shape
+    tinted = view * np.float32(0.3)
+    for patch, colour in zip(patches, colours, strict=True):
+        (y, next_y), (x, next_x) = (
+            (place * length // side, (place + 1) * length // side)
+            for place, length in [(patch // side, height), (patch % side, width)]
+        )
+        tinted[y:next_y, x:next_x] = 0.55 * view[y:next_y, x:next_x] + 0.45 * colour
+    return tinted.round().astype(np.uint8)
 
 
 def draw_curve(steps: Sequence[float], losses: Sequence[float], path: Path) -> None:
