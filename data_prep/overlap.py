@@ -10,7 +10,7 @@ import functools
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int16, Int64
+from jaxtyping import Bool, Float, Float64, Int16, Int64
 
 # Pixels of each patch that vote for its destination, drawn with replacement, as MIMIC does.
 VOTES = 100
@@ -40,8 +40,17 @@ def correspondences(
         inverse = np.linalg.inv(homography.astype(np.float64))
     except np.linalg.LinAlgError:
         inverse = np.full((3, 3), np.nan)
-    forward = one_to_one(destinations(homography, image_size, patch_size, votes))
-    backward = one_to_one(destinations(inverse, image_size, patch_size, votes))
+    return both_ways(
+        destinations(homography, image_size, patch_size, votes), destinations(inverse, image_size, patch_size, votes)
+    )
+
+
+def both_ways(
+    forward: Int64[np.ndarray, " patches"], backward: Int64[np.ndarray, " patches"]
+) -> Int16[np.ndarray, " patches"]:
+    """Makes destinations view1 → view2 and view2 → view1 one-to-one, and keeps the map with fewer matches (view1 →
+    view2 when they are equal), as a map view1 → view2."""
+    forward, backward = one_to_one(forward), one_to_one(backward)
     if np.count_nonzero(backward >= 0) >= np.count_nonzero(forward >= 0):
         return forward.astype(np.int16)
     matched = np.flatnonzero(backward >= 0)
@@ -72,6 +81,28 @@ def destinations(
     if (corners @ homography[2]).min() <= 0:
         depth = pixels[0] @ homography[2, :2] + homography[2, 2]
         landed[depth <= 0] = -1
+    return _elect(ballots, landed, grid)
+
+
+def destinations_of(
+    position: Float64[np.ndarray, "image_size image_size 2"],
+    seen: Bool[np.ndarray, "image_size image_size"],
+    patch_size: int = 16,
+) -> Int64[np.ndarray, " patches"]:
+    """`destinations` where it is known for every pixel where it lies in the other view, as (x, y), and whether it is
+    seen there; all pixels vote, those not seen for the outside."""
+    image_size = len(seen)
+    pixels, ballots = _pixels(image_size, patch_size, None)
+    column, row = pixels[0].astype(int).T
+    # A pixel reaches half a pixel to every side of its middle.
+    landed = np.where(seen[row, column, None], np.floor((position[row, column] + 0.5) / patch_size), -1)
+    return _elect(ballots, landed, image_size // patch_size)
+
+
+def _elect(
+    ballots: Int64[np.ndarray, " voters"], landed: Float64[np.ndarray, "voters 2"], grid: int
+) -> Int64[np.ndarray, " patches"]:
+    """For each patch the one where most of its voters landed, as (column, row); one beyond the grid is outside."""
     cells = (ballots + (landed[:, 1] * (grid + 2) + landed[:, 0])).astype(np.int64)
     counts = np.bincount(cells, minlength=grid * grid * (grid + 2) ** 2).reshape(grid * grid, grid + 2, grid + 2)
     counts = counts[:, 1:-1, 1:-1].reshape(grid * grid, grid * grid)
