@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from data_prep.worlds import glb, paths, raycast, rooms
+from data_prep.worlds import free_space, glb, paths, raycast, rooms
 from mimic_jax.command import InputError
 
 # Raised whenever the same settings would give other films, so that old and new are not mixed in one folder.
@@ -123,8 +123,8 @@ def camera_path(world: glb.World, index: int, settings: Settings) -> Float64[np.
     """The camera-to-world matrices of scene `index`. Raises InputError where the world has no room for it."""
     # 1: a stream of its own, apart from the one that built the room.
     rng = np.random.default_rng([settings.seed, index, 1])
-    height = float(rng.uniform(paths.LOWEST, paths.HIGHEST))
-    free = paths.find_free_space(world, height, settings.up)
+    height = float(rng.uniform(free_space.LOWEST, free_space.HIGHEST))
+    free = free_space.find_free_space(world, height, settings.up)
     return paths.plan_path(world, free, settings.frames, settings.fps, rng)
 
 

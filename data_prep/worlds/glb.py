@@ -1,7 +1,10 @@
 """Any textured .glb as a world to film: triangles with colours and an instance id each."""
 
 import dataclasses
+import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -10,6 +13,16 @@ from jaxtyping import Bool, Float32, Float64, Int32, UInt16
 from data_prep.worlds import texels
 from data_prep.worlds.rays import Rays
 from mimic_jax.command import InputError
+
+# Extensions of glTF that this reader cannot undo, and what they are.
+_COMPRESSED = {
+    "KHR_texture_basisu": "Basis-compressed textures",
+    "KHR_draco_mesh_compression": "Draco-compressed meshes",
+    "EXT_meshopt_compression": "meshopt-compressed meshes",
+    "KHR_meshopt_compression": "meshopt-compressed meshes",
+}
+# No scene is larger; what lies farther out is a damaged number. Metres.
+_FARTHEST = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +58,20 @@ def read_world(path: Path) -> World:
 
     Raises InputError where the file is absent, is no readable .glb, or holds no triangles.
     """
-    scene = _read_scene(path)
+    check_readable(path)
+    try:
+        # process=False keeps every vertex as written: merging would join seams of the texture.
+        scene = trimesh.load_scene(path, file_type="glb", process=False)
+        with np.errstate(all="ignore"):  # numbers that are none, or far too large, are left out or set to 0
+            return _assemble(path, scene)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as the reader has lines
+        raise InputError(f"{path}: a damaged .glb ({type(error).__name__}: {error})") from error
+
+
+def _assemble(path: Path, scene: trimesh.Scene) -> World:
+    """The world of a scene that trimesh has read."""
     corners, uv, tint, texture, instance, names = [], [], [], [], [], []
     images: list[np.ndarray] = [np.full((1, 1, 3), 255, np.uint8)]
     numbers: dict[int, int] = {}
@@ -75,6 +101,7 @@ def read_world(path: Path) -> World:
         raise InputError(f"{path}: holds no triangle with an area")
     corners = corners[whole]
     uv, tint, texture, instance = (np.concatenate(part)[whole] for part in (uv, tint, texture, instance))
+    uv = np.nan_to_num(uv.astype(np.float32), posinf=0, neginf=0)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(cross, axis=1, keepdims=True)
     size = np.array([image.shape[1::-1] for image in images])[texture]
@@ -84,10 +111,10 @@ def read_world(path: Path) -> World:
         rays=Rays(corners),
         corners=corners.astype(np.float32),
         normal=(cross / area).astype(np.float32),
-        uv=uv.astype(np.float32),
+        uv=uv,
         texture=texture.astype(np.int32),
-        density=np.sqrt(texel_area / area[:, 0]).astype(np.float32),
-        tint=tint.astype(np.float32),
+        density=np.nan_to_num(np.sqrt(texel_area / area[:, 0])).astype(np.float32),
+        tint=np.nan_to_num(tint).astype(np.float32),
         instance=instance.astype(np.uint16),
         images=texels.pack(images),
         names=tuple(names),
@@ -96,24 +123,57 @@ def read_world(path: Path) -> World:
     )
 
 
-def check_readable(path: Path) -> None:
-    """Raises InputError where the file is absent or does not begin as a .glb does."""
+def read_header(path: Path) -> dict[str, Any]:
+    """What a .glb says about itself, its first chunk. Reads no more than that.
+
+    Raises InputError where the file is absent, no .glb, or cut short.
+    """
     try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
+        with path.open("rb") as file:
+            head = file.read(20)
+            size = file.seek(0, 2)
+            if not head.startswith(b"glTF"):
+                raise InputError(f"{path}: not a .glb file (binary glTF begins with 'glTF')")
+            if len(head) < 20:
+                raise InputError(f"{path}: a damaged .glb (cut short)")
+            _, version, length, text_length, kind = struct.unpack("<4sIII4s", head)
+            if version != 2:
+                raise InputError(f"{path}: binary glTF {version}; only version 2 can be read")
+            if kind != b"JSON":
+                raise InputError(f"{path}: a damaged .glb (its first part is not JSON)")
+            if size < max(length, 20 + text_length):
+                raise InputError(f"{path}: a damaged .glb (cut short)")
+            file.seek(20)
+            header = json.loads(file.read(text_length))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    if magic != b"glTF":
-        raise InputError(f"{path}: not a .glb file (binary glTF begins with 'glTF')")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: a damaged .glb (its JSON cannot be read)") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: a damaged .glb (its JSON is no object)")
+    return header
 
 
-def _read_scene(path: Path) -> trimesh.Scene:
-    check_readable(path)
+def check_readable(path: Path) -> None:
+    """Raises InputError where the file is absent, no .glb, cut short, or compressed as this reader cannot undo."""
+    header = read_header(path)
     try:
-        # process=False keeps every vertex as written: merging would join seams of the texture.
-        return trimesh.load_scene(path, file_type="glb", process=False)
-    except Exception as error:  # a damaged file fails in as many ways as the reader has lines
-        raise InputError(f"{path}: a damaged .glb ({type(error).__name__}: {error})") from error
+        needed = set(header.get("extensionsRequired", ()))
+        for texture in header.get("textures", ()):
+            # Said not to be required, though there is no other picture.
+            if "source" not in texture:
+                needed |= texture.get("extensions", {}).keys()
+        claimed = max((accessor.get("count", 0) for accessor in header.get("accessors", ())), default=0)
+        with path.open("rb") as file:
+            damaged = claimed > file.seek(0, 2)
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{path}: a damaged .glb (its JSON is not glTF's)") from error
+    for extension, words in _COMPRESSED.items():
+        if extension in needed:
+            raise InputError(f"{path}: {words} ({extension}) cannot be read; use the uncompressed .glb")
+    # The reader would make room for as many numbers as are claimed.
+    if damaged:
+        raise InputError(f"{path}: a damaged .glb (claims more numbers than it has bytes)")
 
 
 def _texture_of(mesh: trimesh.Trimesh):
@@ -153,6 +213,6 @@ def _tint(mesh: trimesh.Trimesh, placed: np.ndarray, textured: bool) -> np.ndarr
 
 
 def _sound(corners: np.ndarray) -> Bool[np.ndarray, " triangles"]:
-    """Triangles with finite corners and an area; the others cannot be hit and have no normal."""
+    """Triangles with corners within reach and an area; the others cannot be hit and have no normal."""
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    return np.isfinite(area) & (area > 0)
+    return (np.abs(corners) < _FARTHEST).all((1, 2)) & (area > 0)

@@ -20,7 +20,7 @@ def warp_pixels(
     view 2's nearest pixel there is no more than `tolerance` metres nearer or farther. Positions of pixels without a
     depth or behind camera 2 are NaN.
     """
-    points = _points_in(depth1, pose1, pose2, intrinsics)
+    points = points_in(depth1, pose1, pose2, intrinsics)
     z = points[..., 2]
     ahead = (depth1 > 0) & (z > 1e-6)
     position = np.full((*depth1.shape, 2), np.nan)
@@ -50,16 +50,21 @@ def covisibility(
 
 
 def _near_share(depth1, pose1, depth2, pose2, intrinsics, radius: float) -> float:
-    points1 = _points_in(depth1, pose1, pose2, intrinsics)[depth1 > 0]
-    points2 = _points_in(depth2, pose2, pose2, intrinsics)[depth2 > 0]
+    points1 = points_in(depth1, pose1, pose2, intrinsics)[depth1 > 0]
+    points2 = points_in(depth2, pose2, pose2, intrinsics)[depth2 > 0]
     if len(points1) == 0 or len(points2) == 0:
         return 0.0
     distance, _ = cKDTree(points2).query(points1, distance_upper_bound=np.nextafter(radius, np.inf))
     return float(np.isfinite(distance).sum() / depth1.size)
 
 
-def _points_in(depth, pose, target_pose, intrinsics) -> Float64[np.ndarray, "height width 3"]:
-    """Every pixel's 3-D point in the axes of another camera."""
+def points_in(
+    depth: Float[np.ndarray, "height width"],
+    pose: Float[np.ndarray, "4 4"],
+    target_pose: Float[np.ndarray, "4 4"],
+    intrinsics: Float[np.ndarray, "3 3"],
+) -> Float64[np.ndarray, "height width 3"]:
+    """Every pixel's 3-D point in the axes of another camera, metres; where depth is 0, this camera's own place."""
     row, column = np.mgrid[: depth.shape[0], : depth.shape[1]]
     rays = np.stack([column, row, np.ones_like(row)], axis=2) @ np.linalg.inv(intrinsics).T
     relative = np.linalg.inv(target_pose) @ pose
