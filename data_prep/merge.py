@@ -1,0 +1,99 @@
+"""Joins pair datasets into one, record by record, without encoding anything anew.
+
+    python -m data_prep.merge OUT IN…
+
+Scenes are named SOURCE/SCENE in the manifest of the whole; where two inputs have the same, the folder's name is put
+before it. The records themselves stay as they are. What is in OUT is put there whole or not at all.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+
+from data_prep import dataset, workers
+from data_prep.shards import Piece
+from mimic_jax import command, files, records
+from mimic_jax.command import InputError
+
+
+def merge(output: Path, inputs: Sequence[Path], *, shards: int | None = None, processes: int | None = None) -> Any:
+    """Writes all pairs of `inputs`, in that order, to a new dataset at `output`, and returns its manifest.
+
+    Args:
+      output: a folder that is new or empty, or that a merge of the same inputs left, finished or not.
+      inputs: folders of finished datasets.
+      shards: files of the dataset; None for one each 10 000 pairs.
+      processes: None for one a core.
+
+    Raises:
+      InputError: an input is no whole dataset, one is given twice, they count different numbers of patches, or the
+        output holds something else.
+    """
+    opened = [records.open_dataset(folder) for folder in inputs]
+    places = [str(folder.resolve()) for folder in inputs]
+    if len(set(places)) < len(places):
+        raise InputError(f"{' '.join(map(str, inputs))}: a dataset is given twice; its pairs would be, too")
+    for folder, one in zip(inputs, opened, strict=True):
+        if one.patches != opened[0].patches:
+            raise InputError(
+                f"{folder}: its views have {one.patches} patches, those of {inputs[0]} {opened[0].patches}; "
+                "only datasets of one --image_size / --patch_size can be joined"
+            )
+    manifests = [dataset.read_manifest(folder) for folder in inputs]
+    scenes: dict[str, dict[str, Any]] = {}
+    pieces: list[Piece] = []
+    for folder, manifest in zip(inputs, manifests, strict=True):
+        for (name, entry), found in zip(manifest["scenes"].items(), dataset.pieces_of(folder), strict=True):
+            source = entry.get("source") or manifest["settings"]["name"]
+            # Names in a merged dataset, or in MIMIC's release, say the source already.
+            if "merged" not in manifest["settings"] and not name.startswith(f"{source}/"):
+                name = f"{source}/{name}"
+            if name in scenes:
+                name = f"{folder.resolve().name}/{name}"
+            if name in scenes:
+                raise InputError(
+                    f"{folder}: scene {name!r} is in two of the datasets; rename a folder or leave one out"
+                )
+            scenes[name] = {**entry, "source": source}
+            pieces += found
+    settings = {"merged": [manifest["settings"] for manifest in manifests]}
+    used = [manifest["versions"] for manifest in manifests]
+    whole = {
+        "settings": settings,
+        "versions": {
+            tool: ", ".join(sorted({each[tool] for each in used if tool in each})) for tool in dataset.versions()
+        },
+        "totals": dataset.totals(scenes.values()),
+        "scenes": scenes,
+    }
+    if dataset.read_manifest(output)["scenes"] and dataset.read_manifest(output) != whole:
+        raise InputError(f"{output}: holds another dataset already; name another folder, or remove it")
+    with dataset.opened(output, settings):
+        if dataset.read_manifest(output) != whole:
+            each = functools.partial(workers.on_processes, processes=processes or workers.cores())
+            dataset.write(output, whole, pieces, opened[0].patches, shards, each)
+    return whole
+
+
+def main(output: str, *inputs: str) -> None:
+    """Runs the command."""
+    manifest = merge(
+        files.as_path(output),
+        [files.as_path(folder) for folder in inputs],
+        shards=flags.FLAGS.shards,
+        processes=flags.FLAGS.workers,
+    )
+    totals = manifest["totals"]
+    Console(highlight=False).print(
+        f"{output}: {totals['pairs_kept']} pairs of {totals['scenes']} scenes", soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("shards", None, "Files of the dataset. Default: one each 10 000 pairs.", lower_bound=1)
+    flags.DEFINE_integer("workers", None, "Processes. Default: one a core.", lower_bound=1)
+    command.run(main, positional=("OUT", "IN…"))
