@@ -1,13 +1,16 @@
-"""A dataset folder that survives being killed at any moment.
+"""A dataset folder that survives being killed at any moment, on a disk or in a bucket.
 
-While it is mined, `.parts/` holds one file for each finished scene: its manifest entry and its records, written under
-another name and renamed, so that a scene is there whole or not at all. To finish, the scenes already in the dataset and
-those in `.parts/` are written in natural order of their names to `.assembly/`, which is renamed `.ready/` once it is on
-disk; its files are then moved into place, `dataset_info.json` last. A run that finds `.ready/` ends that move first.
-While it is assembled a dataset takes its own size again on disk; afterwards manifest and shards are all there is.
+While it is mined, `.parts/` holds one file for each finished scene: its records and its manifest entry, there whole or
+not at all. To finish, the scenes already in the dataset and those in `.parts/` are written in natural order of their
+names to `.ready/`, `moves.json` last; from then on its files are moved into place, `dataset_info.json` last. A run that
+finds `.ready/moves.json` ends that move first; a `.ready/` without it is begun anew. While it is put together a dataset
+takes its own size again on disk; afterwards manifest and shards are all there is.
 """
 
+import collections
+import concurrent.futures
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -15,32 +18,37 @@ import json
 import os
 import platform
 import shutil
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from data_prep import shards
+from data_prep.shards import PART, Piece, Shard
 from data_prep.sources.scene import natural_key
-from mimic_jax import records
+from mimic_jax import files, records
 from mimic_jax.command import InputError
 
 SPLIT = "train"
-PAIRS_PER_SHARD = 10_000
-PARTS, ASSEMBLY, READY = ".parts", ".assembly", ".ready"
+PARTS, READY = ".parts", ".ready"
 SETTINGS, MOVES, INFO = "settings.json", "moves.json", "dataset_info.json"
 
 Entry = dict[str, Any]
+# Calls a function on each of many things, in whatever order and place.
+Each = Callable[[Callable[[Shard], None], Sequence[Shard]], None]
 
 
 @contextlib.contextmanager
 def opened(output: Path, settings: Entry) -> Iterator[None]:
     """Makes or reopens the folder for one run at a time, and ends a move that an earlier run did not.
 
+    A bucket has no locks: there nobody else may write to the folder.
+
     Raises:
-      InputError: the folder is something else's, was mined with other settings, or another run is writing to it.
+      InputError: the folder is something else's, was mined with other settings, another run is writing to it, or there
+        is no room left on its disk.
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: a file; --output names a folder")
@@ -48,29 +56,27 @@ def opened(output: Path, settings: Entry) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output}: cannot be made ({error.strerror})") from error
-    descriptor = os.open(output, os.O_RDONLY)
-    try:
+    with _locked(output):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{output}: another run is writing to this folder; wait for it to end") from error
-        except OSError:
-            pass  # A file system without locks.
-        if (output / READY).is_dir():
-            _move_into_place(output)
-        if (output / PARTS / SETTINGS).exists() and not _parts(output):
-            shutil.rmtree(output / PARTS)
-        _check(output, settings)
-        shutil.rmtree(output / ASSEMBLY, ignore_errors=True)
-        yield
-    finally:
-        os.close(descriptor)
+            if (output / READY / MOVES).exists():
+                _move_into_place(output)
+            if (output / PARTS / SETTINGS).exists() and not _parts(output):
+                remove(output / PARTS)
+            _check(output, settings)
+            remove(output / READY)
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+                raise InputError(
+                    f"{output}: no room left on this disk; nothing finished is lost: free some and run the same command"
+                ) from error
+            raise
 
 
 def begin_parts(output: Path, settings: Entry) -> None:
     """Makes the place for `write_part`, marked with the settings."""
     (output / PARTS).mkdir(exist_ok=True)
-    _write(output / PARTS / SETTINGS, _json(settings))
+    files.write(output / PARTS / SETTINGS, _json(settings))
 
 
 def read_manifest(output: Path) -> Entry:
@@ -82,103 +88,131 @@ def read_manifest(output: Path) -> Entry:
 
 
 def finished(output: Path) -> dict[str, Entry]:
-    """The manifest entry of every scene that need not be mined again, by name."""
+    """The manifest entry of every scene that has been mined, by name."""
     scenes = dict(read_manifest(output)["scenes"])
-    for part in _parts(output):
-        header = _read_header(part)
-        scenes[header["scene"]] = header["entry"]
-    return scenes
+    return scenes | {footer["scene"]: footer["entry"] for footer in _footers(_parts(output))}
 
 
-def write_part(output: Path, scene: str, entry: Entry, pairs: Iterable[records.Pair]) -> None:
-    """Puts a mined scene on disk, whole or not at all; `pairs` are encoded one by one."""
-    header = {"scene": scene, "entry": entry, "versions": versions()}
-    pieces = (piece for record in map(records.encode, pairs) for piece in (struct.pack("<Q", len(record)), record))
-    name = hashlib.sha256(scene.encode()).hexdigest()[:32] + ".part"
-    _write(output / PARTS / name, json.dumps(header).encode() + b"\n", pieces)
+def write_part(output: Path, scene: str, pairs: Iterable[records.Pair], entry: Entry) -> None:
+    """Puts a mined scene on disk, whole or not at all.
+
+    Args:
+      pairs: drawn and encoded one by one.
+      entry: the scene's entry in the manifest; `pairs` may fill it while it is drawn. It gains "bytes", those of the
+        records.
+    """
+    footer = {"scene": scene, "entry": entry, "versions": versions()}
+
+    def encoded() -> Iterator[bytes]:
+        entry["bytes"] = 0
+        for pair in pairs:
+            record = records.encode(pair)
+            entry["bytes"] += len(record)
+            yield record
+
+    name = hashlib.sha256(scene.encode()).hexdigest()[:32] + PART
+    shards.write_part(output / PARTS / name, encoded(), footer)
 
 
-def is_whole(output: Path, shards: int | None) -> bool:
-    """Whether the dataset already holds every finished scene, in `shards` shards (None: the number it would choose)."""
+def is_whole(output: Path, count: int | None) -> bool:
+    """Whether the dataset already holds every finished scene, in `count` shards (None: the number it would choose)."""
     manifest = read_manifest(output)
     if not manifest["scenes"] or _parts(output):
         return False
-    present = len(list(output.glob(_shard_pattern())))
-    return present == shard_count(manifest["totals"]["pairs_kept"], shards)
+    present = sum(map(_is_shard, files.inside(output)))
+    return present == shards.shard_count(manifest["totals"]["pairs_kept"], count)
 
 
-def shard_count(pairs: int, shards: int | None) -> int:
-    """`shards`, or one for each 10 000 pairs; never more than there are pairs."""
-    return min(pairs, shards or -(-pairs // PAIRS_PER_SHARD))
-
-
-def assemble(output: Path, settings: Entry, patches: int, shards: int | None) -> Entry:
+def assemble(output: Path, settings: Entry, patches: int, count: int | None, each: Each) -> Entry:
     """Makes the dataset of what is in place and what is in `.parts/`; returns the manifest. Clears `.parts/`.
 
     Where no pair was kept the manifest is all that is written.
+
+    Args:
+      patches: of a view.
+      count: shards; None for one each 10 000 pairs.
+      each: does the shards, here or elsewhere.
 
     Raises:
       InputError: a shard of the dataset in place is missing, cut short or damaged.
     """
     old = read_manifest(output)
     used = [old["versions"]] if old["scenes"] else []
-    sources: dict[str, tuple[Entry, Path | int]] = {}
-    position = 0
-    for name, entry in old["scenes"].items():
-        sources[name] = (entry, position)
-        position += entry["pairs_kept"]
-    for part in _parts(output):
-        header = _read_header(part)
-        sources[header["scene"]] = (header["entry"], part)
-        used.append(header["versions"])
-    names = sorted(sources, key=natural_key)
-    scenes = {name: sources[name][0] for name in names}
+    places = pieces_of(output)
+    scenes = {name: (entry, next(places)) for name, entry in old["scenes"].items()}
+    parts = _parts(output)
+    for part, footer in zip(parts, _footers(parts), strict=True):
+        scenes[footer["scene"]] = (footer["entry"], [Piece(part, 0, footer["entry"]["pairs_kept"])])
+        used.append(footer["versions"])
+    names = sorted(scenes, key=natural_key)
     manifest = {
         "settings": settings,
         "versions": {tool: ", ".join(sorted({each[tool] for each in used})) for tool in versions()},
-        "totals": totals(scenes.values()),
-        "scenes": scenes,
+        "totals": totals(scenes[name][0] for name in names),
+        "scenes": {name: scenes[name][0] for name in names},
     }
-
-    assembly = output / ASSEMBLY
-    assembly.mkdir()
-    count = shard_count(manifest["totals"]["pairs_kept"], shards)
-    if count:
-        stream = (
-            record
-            for entry, source in (sources[name] for name in names)
-            for record in (
-                _part_records(source) if isinstance(source, Path) else _old_records(output, source, entry["pairs_kept"])
-            )
-        )
-        lengths = [len(piece) for piece in np.array_split(range(manifest["totals"]["pairs_kept"]), count)]
-        num_bytes = _write_shards(assembly, stream, lengths)
-        records.write_index(assembly, split=SPLIT, shard_lengths=lengths, num_bytes=num_bytes, patches=patches)
-    _write(assembly / records.MANIFEST, _json(manifest))
-    moves = sorted((path.name for path in assembly.iterdir()), key=lambda name: (name == INFO, name))
-    _write(assembly / MOVES, _json(moves))
-    for path in assembly.iterdir():
-        _sync(path)
-    _sync(assembly)
-    os.rename(assembly, output / READY)
-    _sync(output)
-    _move_into_place(output)
+    write(output, manifest, [piece for name in names for piece in scenes[name][1]], patches, count, each)
     return manifest
+
+
+def write(output: Path, manifest: Entry, pieces: Sequence[Piece], patches: int, count: int | None, each: Each) -> None:
+    """Puts a dataset in the place of what is there, whole or not at all. Arguments as for `assemble`."""
+    ready = output / READY
+    ready.mkdir(exist_ok=True)
+    count = shards.shard_count(sum(piece.count for piece in pieces), count)
+    if count:
+        todo = shards.plan(pieces, [ready / records.shard_name(SPLIT, index, count) for index in range(count)])
+        if count == 1:
+            shards.write_shard(todo[0])
+        else:
+            each(shards.write_shard, todo)
+        lengths = [sum(piece.count for piece in shard.pieces) for shard in todo]
+        num_bytes = sum(entry.get("bytes", 0) for entry in manifest["scenes"].values())
+        records.write_index(ready, split=SPLIT, shard_lengths=lengths, num_bytes=num_bytes, patches=patches)
+    files.write(ready / records.MANIFEST, _json(manifest))
+    for path in files.inside(ready):
+        files.sync(path)
+    names = sorted((path.name for path in files.inside(ready)), key=lambda name: (name == INFO, name))
+    files.write(ready / MOVES, _json(names))
+    files.sync(output)
+    _move_into_place(output)
+
+
+def pieces_of(folder: Path) -> Iterator[list[Piece]]:
+    """Where the records of each scene of a finished dataset lie, in the order of its manifest.
+
+    What was written counts, not what is there: with a shard missing, the records of one scene would pass for another's.
+    """
+    manifest = read_manifest(folder)
+    if not any(entry["pairs_kept"] for entry in manifest["scenes"].values()):
+        yield from ([] for _ in manifest["scenes"])
+        return
+    lengths = [int(length) for length in json.loads((folder / INFO).read_text())["splits"][0]["shardLengths"]]
+    index = first = 0
+    for entry in manifest["scenes"].values():
+        wanted, pieces = entry["pairs_kept"], []
+        while wanted:
+            if first == lengths[index]:
+                index, first = index + 1, 0
+                continue
+            taken = min(wanted, lengths[index] - first)
+            shard = folder / records.shard_name(SPLIT, index, len(lengths))
+            pieces.append(Piece(shard, first, taken, lengths[index]))
+            first, wanted = first + taken, wanted - taken
+        yield pieces
 
 
 def totals(entries: Iterable[Entry]) -> Entry:
     """Sums of the counts of many scenes."""
-    total: Entry = {"scenes": 0, "frames_read": 0, "pairs_tried": 0, "pairs_kept": 0, "rejected": {}, "problems": {}}
+    numbers: collections.Counter = collections.Counter()
+    tables: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for entry in entries:
-        total["scenes"] += 1
-        for key in ("frames_read", "pairs_tried", "pairs_kept"):
-            total[key] += entry[key]
-        for key in ("rejected", "problems"):
-            for reason, count in entry[key].items():
-                total[key][reason] = total[key].get(reason, 0) + count
-    for key in ("rejected", "problems"):
-        total[key] = dict(sorted(total[key].items()))
-    return total
+        numbers.update(scenes=1, **{key: entry[key] for key in ("frames_read", "pairs_tried", "pairs_kept")})
+        for key in ("rejected", "problems", "yield"):
+            tables[key].update(entry.get(key, {}))
+    total = {key: numbers[key] for key in ("scenes", "frames_read", "pairs_tried", "pairs_kept")}
+    total |= {key: dict(sorted(tables[key].items())) for key in ("rejected", "problems")}
+    return total | ({"yield": dict(tables["yield"])} if tables["yield"] else {})
 
 
 def versions() -> dict[str, str]:
@@ -189,6 +223,31 @@ def versions() -> dict[str, str]:
         "opencv": cv2.__version__,
         "python": platform.python_version(),
     }
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder and what is in it, if it is there."""
+    if folder.exists():
+        folder.rmtree(missing_ok=True) if files.is_remote(folder) else shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    if files.is_remote(output):
+        yield
+        return
+    descriptor = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(f"{output}: another run is writing to this folder; wait for it to end") from error
+    except OSError:
+        pass  # A file system without locks.
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _check(output: Path, settings: Entry) -> None:
@@ -203,8 +262,7 @@ def _check(output: Path, settings: Entry) -> None:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not written by mine; give another --output") from error
     if earlier is None:
-        ours = {PARTS, ASSEMBLY}
-        strange = sorted(path.name for path in output.iterdir() if path.name not in ours)
+        strange = [path.name for path in files.inside(output) if path.name not in (PARTS, READY)]
         if strange:
             raise InputError(
                 f"{output}: holds other things ({', '.join(strange[:3])}{', …' if strange[3:] else ''}); "
@@ -220,118 +278,39 @@ def _check(output: Path, settings: Entry) -> None:
 
 
 def _parts(output: Path) -> list[Path]:
-    return sorted((output / PARTS).glob("*.part"))
+    return [path for path in files.inside(output / PARTS) if path.name.endswith(PART)]
 
 
-def _read_header(part: Path) -> Entry:
-    with part.open("rb") as file:
-        return json.loads(file.readline())
-
-
-def _part_records(part: Path) -> Iterator[bytes]:
-    with part.open("rb") as file:
-        file.readline()
-        while size := file.read(8):
-            yield file.read(struct.unpack("<Q", size)[0])
-
-
-def _old_records(output: Path, start: int, count: int) -> Iterator[bytes]:
-    """Records start … start + count of the dataset in place."""
-    if not count:
-        return
-    # What was written, not what is there: with a shard missing, the records of one scene would pass for another's.
-    lengths = [int(length) for length in json.loads((output / INFO).read_text())["splits"][0]["shardLengths"]]
-    for index, length in enumerate(lengths):
-        if count and start < length:
-            shard = output / records.shard_name(SPLIT, index, len(lengths))
-            stop = min(start + count, length)
-            yield from _shard_records(shard, length, start, stop)
-            count, start = count - (stop - start), stop
-        start -= length
-
-
-def _shard_records(shard: Path, length: int, start: int, stop: int) -> Iterator[bytes]:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    if not shard.is_file():
-        raise InputError(f"{shard}: this shard is missing; put a copy of it back, or remove the folder and mine again")
-    try:
-        reader = ArrayRecordReader(os.fspath(shard))
-        # Of a shard that is cut short the reader sees no records at all.
-        if reader.num_records() != length:
-            raise ValueError(f"{reader.num_records()} of {length} records can be found")
-        for first in range(start, stop, 64):
-            yield from reader.read(first, min(first + 64, stop))
-        reader.close()
-    except (RuntimeError, ValueError, IndexError, OSError) as error:
-        raise InputError(
-            f"{shard}: this shard is cut short or damaged; put a copy of it back, or remove the folder and mine again "
-            f"({error})"
-        ) from error
-
-
-def _write_shards(folder: Path, stream: Iterator[bytes], lengths: list[int]) -> int:
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    num_bytes = 0
-    for index, length in enumerate(lengths):
-        # One record a group: readers fetch single records in random order.
-        writer = ArrayRecordWriter(os.fspath(folder / records.shard_name(SPLIT, index, len(lengths))), "group_size:1")
-        for _ in range(length):
-            record = next(stream, None)
-            if record is None:
-                raise InputError(f"{folder.parent}: a shard is missing or cut short; remove the folder and mine again")
-            writer.write(record)
-            num_bytes += len(record)
-        writer.close()
-    return num_bytes
+def _footers(parts: list[Path]) -> list[Entry]:
+    # In a bucket each takes the time of a request or two.
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return list(pool.map(shards.read_footer, parts))
 
 
 def _move_into_place(output: Path) -> None:
     """Moves the files of `.ready/` to the dataset; every step can be done again after a kill."""
     ready = output / READY
-    if (ready / MOVES).exists():
-        names = json.loads((ready / MOVES).read_text())
-        if (ready / INFO).exists() or INFO not in names:
-            (output / INFO).unlink(missing_ok=True)
-            _sync(output)
-        for path in [*output.glob(_shard_pattern()), output / "features.json"]:
-            if path.name not in names:
-                path.unlink(missing_ok=True)
-        for name in names:
-            if name == INFO:
-                _sync(output)
-            if (ready / name).exists():
-                os.replace(ready / name, output / name)
-        _sync(output)
-        shutil.rmtree(output / PARTS, ignore_errors=True)
-        (ready / MOVES).unlink()
-    shutil.rmtree(ready)
+    names = json.loads((ready / MOVES).read_text())
+    if (ready / INFO).exists() or INFO not in names:
+        (output / INFO).unlink(missing_ok=True)
+        files.sync(output)
+    for path in files.inside(output):
+        if (_is_shard(path) or path.name == "features.json") and path.name not in names:
+            path.unlink(missing_ok=True)
+    for name in names:
+        if name == INFO:
+            files.sync(output)
+        if (ready / name).exists():
+            files.move(ready / name, output / name)
+    files.sync(output)
+    remove(output / PARTS)
+    (ready / MOVES).unlink()
+    remove(ready)
 
 
-def _shard_pattern() -> str:
-    return f"{records.NAME}-{SPLIT}.array_record-*"
+def _is_shard(path: Path) -> bool:
+    return path.name.startswith(f"{records.NAME}-{SPLIT}.array_record-")
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
-
-
-def _write(path: Path, start: bytes, pieces: Iterable[bytes] = ()) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(start)
-        file.writelines(pieces)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,10 +8,9 @@ frame) and, for rooms, NAME.glb. The same flags give the same films whatever the
 Interrupted, the same command carries on where it stopped.
 """
 
-import concurrent.futures
 import contextlib
 import fcntl
-import multiprocessing
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 from absl import flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data_prep.workers import cores, start_worker
+from data_prep.workers import cores, must_end, on_processes
 from data_prep.worlds import glb
 from data_prep.worlds.filming import DRAFTS, Settings, film_scene, is_filmed, scene_name
 from mimic_jax import command
@@ -85,9 +84,12 @@ def film(output: Path, scenes: int, settings: Settings, workers: int | None = No
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn()) as progress:
             bar = progress.add_task("filming", total=scenes, completed=scenes - len(missing))
-            if missing:
-                processes = min(workers or cores(), len(missing))
-                _film_all(output, missing, settings, processes, lambda: progress.advance(bar))
+
+            def filmed(index: int, result: object) -> None:
+                must_end(index, result)
+                progress.advance(bar)
+
+            on_processes(functools.partial(film_scene, output, settings=settings), missing, workers or cores(), filmed)
         shutil.rmtree(output / DRAFTS, ignore_errors=True)
     return [output / f"{scene_name(settings, index)}.mp4" for index in range(scenes)]
 
@@ -105,22 +107,6 @@ def _sole_writer(output: Path):
         yield
     finally:
         os.close(folder)
-
-
-def _film_all(output: Path, indices: list[int], settings: Settings, processes: int, done) -> None:
-    pool = concurrent.futures.ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker
-    )
-    with pool:
-        films = [pool.submit(film_scene, output, index, settings) for index in indices]
-        try:
-            for finished in concurrent.futures.as_completed(films):
-                finished.result()
-                done()
-        except BaseException:
-            # What is under way is finished; what waits is not begun.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALLER = {
     "data_prep.film": ["--scenes=2", "--frames=24", "--size=160"],
     "data_prep.mine": ["--min_overlap=0", "--max_overlap=1"],
+    "data_prep.report": [],
+    "data_prep.inspect": [],
+    "data_prep.match": [],
+    "data_prep.merge": [],
     "launch.pretrain": [
         "--config.steps=6",
         "--config.batch_size=4",
@@ -23,8 +28,10 @@ SMALLER = {
         "--config.log_every=2",
     ],
     "launch.reconstruct": ["--rows=2"],
-    "benchmarks.curation": [],
-    "benchmarks.overlap_truth": ["--rooms=1", "--frames=3"],
+    "benchmarks.curation": ["--repeats=1"],
+    "benchmarks.mining_scale": ["--films=2", "--minutes=1", "--pairs=1"],
+    "benchmarks.adaptive_yield": ["--rooms=1", "--frames=40"],
+    "benchmarks.curation_quality": ["--rooms=1", "--frames=3"],
 }
 
 
@@ -33,7 +40,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -55,6 +62,20 @@ def test_every_command_shown_is_one_that_is_run():
             assert words[2] in SMALLER, words
 
 
+def have_ready(module: str, folder: Path) -> None:
+    """What a reader has who comes to a command: pictures of their own, another dataset, clips."""
+    if module == "data_prep.match":
+        import cv2
+
+        capture = cv2.VideoCapture(str(folder / "films" / "room_0000.mp4"))
+        for name in ("view1.jpg", "view2.jpg"):
+            cv2.imwrite(str(folder / name), capture.read()[1])
+    elif module == "data_prep.merge":
+        shutil.copytree(folder / "pairs", folder / "more_pairs")
+    elif module == "benchmarks.adaptive_yield":
+        (folder / "clips").symlink_to(folder / "films")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A working folder as a reader has it, after the commands on the pages, in an order that works."""
@@ -66,6 +87,7 @@ def folder(tmp_path_factory):
     for words in sorted(shown, key=lambda words: order.index(words[2])):
         if tuple(words) not in done:
             done.add(tuple(words))
+            have_ready(words[2], folder)
             run([sys.executable, *words[1:], *SMALLER[words[2]]], folder)
     return folder
 
@@ -73,16 +95,13 @@ def folder(tmp_path_factory):
 def test_the_commands_leave_what_the_pages_say(folder):
     for name in ("films/room_0000.mp4", "films/room_0000.glb", "films/room_0000.npz", "pairs/manifest.json"):
         assert (folder / name).is_file()
+    for name in ("pairs.html", "match.png", "everything/manifest.json", "pairs_beam/manifest.json"):
+        assert (folder / name).is_file()
     for name in ("run/config.json", "run/metrics.jsonl", "run/checkpoints", "picture.png"):
         assert (folder / name).exists()
 
 
 def test_the_python_shown_runs(folder):
-    import cv2
-
-    capture = cv2.VideoCapture(str(folder / "films" / "room_0000.mp4"))
-    for name in ("view1.jpg", "view2.jpg"):
-        cv2.imwrite(str(folder / name), capture.read()[1])
     for block in blocks("python"):
         run([sys.executable, "-c", block], folder)
 

@@ -6,7 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int16
+
 from data_prep.matching import Image
+from mimic_jax import files
 from mimic_jax.command import InputError
 
 
@@ -16,11 +20,32 @@ class SceneProblem(Exception):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """A frame as read: RGB, full size; `image` is None where it cannot be decoded. `tick` counts steps from 0."""
+    """A frame as read: RGB, full size; `image` is None where it cannot be decoded. `tick` counts samples from 0.
+
+    problem: why `image` is None, where there is more to say than that.
+    """
 
     number: int
     tick: int
     image: Image | None
+    problem: str = "frame cannot be read"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReadyPair:
+    """A pair that somebody else, or the geometry of a 3-D scene, has put together.
+
+    view1, view2: JPEG bytes, as they are to be stored.
+    correspondence: for each patch of view1 the patch of view2, −1 where none; None where nobody knows.
+    problem: why there is no such pair (the views are then empty); it is counted.
+    """
+
+    view1: bytes
+    view2: bytes
+    correspondence: Int16[np.ndarray, " patches"] | None = None
+    frame1: int = -1
+    frame2: int = -1
+    problem: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +53,19 @@ class Scene:
     """A scene to mine.
 
     name: unique in its input.
-    input_size: bytes of a video, images of a folder, −1 of what cannot be read; a scene whose size has changed is
-      mined anew.
-    samples: reads the frames in order, lazily; may raise SceneProblem. Picklable, so that workers can have it.
+    input_size: bytes of a video, images of a folder, pairs of a listing, −1 of what cannot be read; a scene whose size
+      has changed is mined anew.
+    samples: reads the frames in order, lazily, or the pairs where the source has ready ones; may raise SceneProblem.
+      Picklable, so that workers can have it.
+    source: the dataset it is from, where the input says so; None for the name given to the whole input.
+    rotation: degrees clockwise that turn its frames upright, a multiple of 90.
     """
 
     name: str
     input_size: int
-    samples: Callable[[], Iterator[Sample]]
+    samples: Callable[[], Iterator[Sample] | Iterator[ReadyPair]]
+    source: str | None = None
+    rotation: int = 0
 
 
 def natural_key(name: str) -> tuple:
@@ -67,12 +97,25 @@ def walk(folder: Path, unreadable: list[Path]) -> Iterator[tuple[Path, list[str]
         unreadable.append(Path(error.filename))
 
     seen = set()
-    for current, folders, files in os.walk(folder, onerror=failed, followlinks=True):
+    for current, folders, names in _listed(folder, failed):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
-        real = os.path.realpath(current)
+        # A bucket has no links.
+        real = os.fspath(current) if files.is_remote(folder) else os.path.realpath(current)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        visible = (name for name in files if not name.startswith("."))
-        yield Path(current), sorted(visible, key=natural_key), not folders
+        visible = (name for name in names if not name.startswith("."))
+        yield current, sorted(visible, key=natural_key), not folders
+
+
+def _listed(folder: Path, failed: Callable[[OSError], None]):
+    if files.is_remote(folder):
+        # etils drops the scheme on the way.
+        scheme = os.fspath(folder).partition("://")[0]
+        return (
+            (files.as_path(f"{scheme}://{os.fspath(current).removeprefix(f'{scheme}://')}"), folders, names)
+            for current, folders, names in folder.walk(on_error=failed)
+        )
+    walked = os.walk(folder, onerror=failed, followlinks=True)
+    return ((Path(current), folders, names) for current, folders, names in walked)

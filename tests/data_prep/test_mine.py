@@ -1,7 +1,5 @@
 """The command, end to end: what is stored, what is counted, and that nothing is lost when it is killed."""
 
-import errno
-import functools
 import json
 import os
 import random
@@ -17,10 +15,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_prep import matching, overlap
-from data_prep.mine import Settings, mine, mine_scene
-from data_prep.sources import SOURCES
-from data_prep.sources.scene import Sample, Scene
+from data_prep import overlap
+from data_prep.mine import mine
+from data_prep.settings import Settings
 from mimic_jax import records
 from mimic_jax.command import InputError
 
@@ -64,7 +61,7 @@ def videos(tmp_path_factory):
 
 def command(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "data_prep.mine", *map(str, arguments)],
+        [sys.executable, "-m", "data_prep.mine", "--policy=step", *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -138,6 +135,37 @@ def test_the_manifest_accounts_for_every_pair(mined):
 def test_workers_change_nothing(mined, videos, tmp_path):
     finish(command(f"--input={videos}", f"--output={tmp_path / 'one'}", "--workers=1", "--shards=3"))
     assert contents(tmp_path / "one") == contents(mined)
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_beam_writes_the_same_bytes(mined, videos, tmp_path, mode):
+    options = f"--beam_options=--runner=DirectRunner --direct_num_workers=2 --direct_running_mode={mode}"
+    places = f"--input={videos}", f"--output={tmp_path / 'pairs'}", "--shards=3"
+    finish(command(*places, "--engine=beam", options))
+    assert contents(tmp_path / "pairs") == contents(mined)
+
+
+def test_a_full_disk_stops_it_in_one_line_and_it_carries_on(mined, videos, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be made here: mount needs root")
+    try:
+        # Room for some parts at first; then for all parts, not for the dataset besides; then for both.
+        arguments = (f"--input={videos}", f"--output={disk / 'pairs'}", "--workers=2", "--shards=3")
+        for size in (3, 9):
+            subprocess.run(["mount", "-o", f"remount,size={size}m", disk], check=True)
+            _, err = finish(command(*arguments), 2)
+            assert "no room left on this disk" in err.splitlines()[-1], size
+            assert len(err.splitlines()) == 1
+            assert "Traceback" not in err
+        parts = {path.name: path.stat().st_mtime_ns for path in (disk / "pairs" / ".parts").glob("*.part")}
+        assert len(parts) == 10
+        subprocess.run(["mount", "-o", "remount,size=40m", disk], check=True)
+        finish(command(*arguments))
+        assert contents(disk / "pairs") == contents(mined)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_finished_dataset_is_left_alone_and_grows_with_its_input(mined, videos, tmp_path):
@@ -217,9 +245,9 @@ def test_kill_at_random_moments_loses_nothing(mined, videos, tmp_path, victim):
             os.kill(process.pid if victim == "command" else mates[0], signal.SIGKILL)
         _, err = process.communicate(timeout=30)
         kills += process.returncode != 0
-        if victim == "worker" and process.returncode:
-            assert process.returncode == 1
-            assert "a worker was killed" in err.splitlines()[-1]
+        if victim == "worker":
+            # What it was at is done again by another; the run goes on.
+            assert process.returncode == 0, err
         # No worker outlives its command, and no scene that was there is gone.
         limit = time.monotonic() + 5
         while any(map(alive, mates)) and time.monotonic() < limit:
@@ -229,7 +257,7 @@ def test_kill_at_random_moments_loses_nothing(mined, videos, tmp_path, victim):
             assert len(records.open_dataset(output)) == len(records.open_dataset(mined))
         elif not (output / ".ready").exists():
             assert parts.items() <= {path.name: path.read_bytes() for path in output.glob(".parts/*.part")}.items()
-    assert kills >= 2
+    assert victim == "worker" or kills >= 2
     finish(command(*arguments))
     assert contents(output) == contents(mined)
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
@@ -293,24 +321,6 @@ def test_bad_videos_are_counted_and_the_others_mined(videos, tmp_path):
     assert scenes["single"]["problems"] == {"only one frame": 1}
 
 
-def test_a_failing_disk_or_picture_is_a_problem_of_its_scene():
-    good = np.ascontiguousarray(texture(0)[:, :160])
-
-    def samples(last):
-        yield Sample(0, 0, good)
-        yield Sample(1, 1, last())
-
-    def broken_disk():
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    for last, problem in (
-        (broken_disk, f"cannot be read ({os.strerror(errno.EIO)})"),
-        (lambda: np.zeros((0, 0, 3), np.uint8), "OpenCV failed on a frame"),
-    ):
-        entry = mine_scene(Scene("x", 1, functools.partial(samples, last)), Settings("x")).entry
-        assert entry["problems"][problem] == 1
-
-
 def test_frame_folders_with_a_corrupt_image(tmp_path):
     folder = tmp_path / "in"
     for scene in ("a", "b/c"):
@@ -320,14 +330,15 @@ def test_frame_folders_with_a_corrupt_image(tmp_path):
     cut = (folder / "a" / "f5.jpg").read_bytes()
     (folder / "a" / "f5.jpg").write_bytes(cut[: len(cut) // 2])
     (folder / "empty").mkdir()
-    _, err = finish(command(f"--input={folder}", f"--output={tmp_path / 'out'}", "--source=frames", "--name=my set"))
-    assert sorted(err.splitlines()) == ["warning: a: frame cannot be read", "warning: empty: no frames"]
+    places = f"--input={folder}", f"--output={tmp_path / 'out'}"
+    _, err = finish(command(*places, "--source=frames", "--step=1", "--name=my set"))
+    assert sorted(err.splitlines()) == ["warning: a: image cannot be decoded", "warning: empty: no frames"]
     source = tfds.builder_from_directory(tmp_path / "out").as_data_source("train")
     tried = [(int(pair["frame1"]), int(pair["frame2"])) for pair in source if pair["scene"] == b"a"]
     assert tried == [(i, i + 1) for i in range(11) if i not in (4, 5)]
     assert {pair["source"] for pair in source} == {b"my set"}
     entry = json.loads((tmp_path / "out" / "manifest.json").read_text())["scenes"]["a"]
-    assert entry["problems"] == {"frame cannot be read": 1}
+    assert entry["problems"] == {"image cannot be decoded": 1}
 
 
 def test_no_pair_at_all(tmp_path):
@@ -347,26 +358,10 @@ def test_no_pair_at_all(tmp_path):
     assert len(records.open_dataset(tmp_path / "out")) > 3
 
 
-def test_the_band_is_inclusive_and_zero_to_one_keeps_every_homography(videos):
-    scene = SOURCES["video"](videos / "room0.avi", 1.0)[0]
-    every = mine_scene(scene, Settings("x", policy="exhaustive", min_overlap=0.0, max_overlap=1.0))
-    assert every.entry["pairs_tried"] == 9 * 8 // 2
-    assert set(every.entry["rejected"]) <= {"too few matches", "no homography"}
-    assert len(every.pairs) + sum(every.entry["rejected"].values()) == 36
-    value = every.pairs[0].overlap
-    exact = mine_scene(scene, Settings("x", policy="exhaustive", min_overlap=value, max_overlap=value))
-    assert [pair.overlap for pair in exact.pairs] == [value] * len(exact.pairs)
-    assert every.pairs[0].frame1 in {pair.frame1 for pair in exact.pairs}
-    for pair in every.pairs[:3]:
-        images = pan(0, 45, 12)
-        direct = matching.match(*(np.ascontiguousarray(images[n][..., ::-1]) for n in (pair.frame1, pair.frame2)))
-        assert direct.overlap == pytest.approx(pair.overlap, abs=0.1)  # Stored views went through the video codec.
-
-
 def test_image_and_patch_size_and_quality(videos, tmp_path):
     output = tmp_path / "out"
-    settings = Settings("x", image_size=112, patch_size=14, quality=50)
-    mine(videos / "room0.avi", output, settings, workers=1)
+    settings = Settings("x", policy="step", image_size=112, patch_size=14, quality=50)
+    mine(videos / "room0.avi", output, settings, processes=1)
     pair = tfds.builder_from_directory(output).as_data_source("train")[0]
     assert pair["view1"].shape == (112, 112, 3)
     assert pair["correspondence"].shape == (64,)
@@ -403,8 +398,19 @@ def test_a_view_has_at_most_64_by_64_patches_and_4096_pixels_a_side():
         (["--quality=0"], "--quality=0"),
         (["--step=0"], "--step=0"),
         (["--step=nan"], "--step=nan"),
-        (["--policy=best"], "policy"),
-        (["--source=photos"], "source"),
+        (["--policy=nearest"], "policy"),
+        (["--policy=panoramas"], "--policy=panoramas: not one of adaptive"),
+        (["--source=cinema"], "source"),
+        (["--source=photos", "--policy=best", "--step=2"], "photos have no order"),
+        (["--preset=imagenet"], "preset"),
+        (["--margins=0.5,0,0.5,0"], "some must remain"),
+        (["--margins=0.1"], "four fractions"),
+        (["--rotation=45"], "--rotation=45: not 0, 90, 180, 270 or tag, and no table"),
+        (["--min_length=-1"], "--min_length=-1"),
+        (["--samples=0"], "--samples=0"),
+        (["--seed=-1"], "--seed=-1"),
+        (["--beam_options=--runner=X"], "only with --engine=beam"),
+        (["--engine=cluster"], "engine"),
         (["--workers=0"], "workers"),
         (["--shards=-1"], "shards"),
         (["--unknown=1"], "unknown"),
@@ -412,7 +418,7 @@ def test_a_view_has_at_most_64_by_64_patches_and_4096_pixels_a_side():
 )
 def test_mistakes_are_one_line(here, arguments, words):
     given = dict(argument.split("=", 1) for argument in arguments)
-    given = {"--input": "videos", "--output": "new", **given}
+    given = {"--input": "videos", "--output": "new", "--policy": "step", **given}
     process = subprocess.run(
         [sys.executable, "-m", "data_prep.mine", *(f"{key}={value}" for key, value in given.items())],
         cwd=here, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
@@ -436,5 +442,5 @@ def here(tmp_path_factory, videos):
     (folder / "foreign" / "thesis.tex").touch()
     (folder / "damaged").mkdir()
     (folder / "damaged" / "manifest.json").write_text('{"name": "another program"}')
-    mine(folder / "videos", folder / "pairs", Settings("videos"), workers=1)
+    mine(folder / "videos", folder / "pairs", Settings("videos", policy="step"), processes=1)
     return folder

@@ -1,0 +1,163 @@
+"""Shards of a dataset, put together from runs of records that lie in other files, each shard by itself."""
+
+import dataclasses
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimic_jax import files
+from mimic_jax.command import InputError
+
+PAIRS_PER_SHARD = 10_000
+PART = ".part"
+# At the end of a part: the length of the JSON before it, and these eight bytes.
+_TAIL = struct.Struct("<Q8s")
+_MARK = b"mimicprt"
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """`count` records from number `first` on of a part, or of a shard that should hold `length` records."""
+
+    file: Path
+    first: int
+    count: int
+    length: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A shard to write and what is to be in it."""
+
+    file: Path
+    pieces: tuple[Piece, ...]
+
+
+def shard_count(pairs: int, shards: int | None) -> int:
+    """`shards`, or one for each 10 000 pairs; never more than there are pairs."""
+    return min(pairs, shards or -(-pairs // PAIRS_PER_SHARD))
+
+
+def plan(pieces: Iterable[Piece], names: list[Path]) -> list[Shard]:
+    """Deals the records of all pieces, in their order, to as many shards as there are names, evenly."""
+    pieces = [piece for piece in pieces if piece.count]
+    lengths = [len(part) for part in np.array_split(range(sum(piece.count for piece in pieces)), len(names))]
+    rest = iter(pieces)
+    piece, shards = None, []
+    for name, length in zip(names, lengths, strict=True):
+        taken: list[Piece] = []
+        while length:
+            piece = piece or next(rest)
+            taken.append(dataclasses.replace(piece, count=min(piece.count, length)))
+            length -= taken[-1].count
+            left = piece.count - taken[-1].count
+            piece = dataclasses.replace(piece, first=piece.first + taken[-1].count, count=left) if left else None
+        shards.append(Shard(name, tuple(taken)))
+    return shards
+
+
+def write_shard(shard: Shard) -> None:
+    """Writes one shard; when it returns, the shard is on disk.
+
+    Raises:
+      InputError: what it is made of is missing or damaged.
+      OSError: it cannot be written.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    with tempfile.TemporaryDirectory(prefix="mimic_jax_") as folder:
+        # ArrayRecord writes to this machine alone.
+        remote = files.is_remote(shard.file)
+        local = Path(folder) / shard.file.name if remote else shard.file
+        try:
+            # One record a group: readers fetch single records in random order.
+            writer = ArrayRecordWriter(os.fspath(local), "group_size:1")
+            for piece in shard.pieces:
+                for record in read_piece(piece):
+                    writer.write(record)
+            writer.close()
+        except RuntimeError as error:  # ArrayRecord's only one, a full disk included
+            raise OSError(f"{shard.file}: cannot be written ({' '.join(str(error).split())})") from error
+        if remote:
+            with local.open("rb") as source, shard.file.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 22)
+        files.sync(shard.file)
+
+
+def read_piece(piece: Piece) -> Iterator[bytes]:
+    """The records of a piece.
+
+    Raises:
+      InputError: the file is missing, cut short or damaged.
+    """
+    return _part_records(piece) if piece.file.name.endswith(PART) else _shard_records(piece)
+
+
+def write_part(file: Path, records: Iterable[bytes], footer: dict[str, Any]) -> None:
+    """Writes the records and then `footer`, as it is once the last record has been drawn, whole or not at all."""
+
+    def pieces() -> Iterator[bytes]:
+        for record in records:
+            yield _LENGTH.pack(len(record))
+            yield record
+        last = json.dumps(footer).encode()
+        yield last
+        yield _TAIL.pack(len(last), _MARK)
+
+    files.write(file, pieces())
+
+
+def read_footer(file: Path) -> dict[str, Any]:
+    """The footer of a part.
+
+    Raises:
+      InputError: the part is damaged.
+    """
+    with file.open("rb") as part:
+        try:
+            part.seek(-_TAIL.size, os.SEEK_END)
+            length, mark = _TAIL.unpack(part.read(_TAIL.size))
+            part.seek(-_TAIL.size - length, os.SEEK_END)
+            if mark == _MARK:
+                return json.loads(part.read(length))
+        except (OSError, ValueError):
+            pass
+    raise InputError(f"{file}: this file is damaged; remove it, and its scene is mined again")
+
+
+def _part_records(piece: Piece) -> Iterator[bytes]:
+    with files.local(piece.file) as local, local.open("rb") as part:
+        for number in range(piece.first + piece.count):
+            (length,) = _LENGTH.unpack(part.read(_LENGTH.size))
+            if number < piece.first:
+                part.seek(length, os.SEEK_CUR)
+            else:
+                yield part.read(length)
+
+
+def _shard_records(piece: Piece) -> Iterator[bytes]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    shard, remedy = piece.file, "put a copy of it back, or remove the folder and mine again"
+    if not shard.is_file():
+        raise InputError(f"{shard}: this shard is missing; {remedy}")
+    with files.local(shard) as local:
+        try:
+            reader = ArrayRecordReader(os.fspath(local))
+            # Of a shard that is cut short the reader sees no records at all.
+            if piece.length is not None and reader.num_records() != piece.length:
+                raise ValueError(f"{reader.num_records()} of {piece.length} records can be found")
+            stop = piece.first + piece.count
+            for first in range(piece.first, stop, 64):
+                yield from reader.read(first, min(first + 64, stop))
+            reader.close()
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise InputError(f"{shard}: this shard is cut short or damaged; {remedy} ({error})") from error
