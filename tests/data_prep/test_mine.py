@@ -263,6 +263,30 @@ def test_kill_at_random_moments_loses_nothing(mined, videos, tmp_path, victim):
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
+def test_sixty_kills_lose_nothing(mined, videos, tmp_path):
+    """Of a worker, of the command, or of all its processes at once, wherever that falls; six datasets in all."""
+    moments = random.Random(0)
+    kills = 0
+    while kills < 60:
+        output = tmp_path / f"pairs{kills}"
+        arguments = (f"--input={videos}", f"--output={output}", "--workers=2", "--shards=3")
+        for _ in range(10):
+            process = command(*arguments, start_new_session=True)
+            # Start-up is half a second, and the whole five; the end is where most can go wrong.
+            time.sleep(moments.choice([moments.uniform(0, 0.6), moments.uniform(0.5, 5)]))
+            mates = workers(process)
+            victim = moments.choice(["worker", "command", "all"])
+            if process.poll() is None and victim == "all":
+                os.killpg(process.pid, signal.SIGKILL)
+            elif process.poll() is None:
+                os.kill(mates[0] if victim == "worker" and mates else process.pid, signal.SIGKILL)
+            kills += 1
+            process.communicate(timeout=60)
+        finish(command(*arguments))
+        assert contents(output) == contents(mined)
+
+
 def test_interrupt_is_one_line_and_carries_on(mined, videos, tmp_path):
     arguments = (f"--input={videos}", f"--output={tmp_path / 'pairs'}", "--workers=2", "--shards=3")
     # While the workers start, and while they work.
