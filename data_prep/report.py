@@ -177,13 +177,14 @@ def _read(opened: records.Dataset, places: Iterable[int]) -> Iterator[tuple[int,
         inside = wanted[(wanted >= start) & (wanted < end)]
         if not len(inside):
             continue
-        reader = ArrayRecordReader(os.fspath(shard))
-        for place in inside.tolist():
-            try:
-                yield place, records.decode(reader.read([place - int(start)])[0])
-            except (RuntimeError, ValueError, IndexError, DecodeError):
-                continue
-        reader.close()
+        with files.local(shard) as local:
+            reader = ArrayRecordReader(os.fspath(local))
+            for place in inside.tolist():
+                try:
+                    yield place, records.decode(reader.read([place - int(start)])[0])
+                except (RuntimeError, ValueError, IndexError, DecodeError):
+                    continue
+            reader.close()
 
 
 def _pictures(opened: records.Dataset, chosen: list[tuple[Drawn, bool]]) -> list[dict[str, Any]]:

@@ -1,12 +1,14 @@
 """Shards of a dataset, put together from runs of records that lie in other files, each shard by itself."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ PART = ".part"
 _TAIL = struct.Struct("<Q8s")
 _MARK = b"mimicprt"
 _LENGTH = struct.Struct("<Q")
+_REMEDY = "put a copy of it back, or remove the folder and mine again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +59,15 @@ def plan(pieces: Iterable[Piece], names: list[Path]) -> list[Shard]:
         taken: list[Piece] = []
         while length:
             piece = piece or next(rest)
-            taken.append(dataclasses.replace(piece, count=min(piece.count, length)))
-            length -= taken[-1].count
-            left = piece.count - taken[-1].count
-            piece = dataclasses.replace(piece, first=piece.first + taken[-1].count, count=left) if left else None
+            count = min(piece.count, length)
+            before = taken[-1] if taken else None
+            if before and before.file == piece.file and before.first + before.count == piece.first:
+                # Scenes that follow one another in a shard are read in one go.
+                taken[-1] = dataclasses.replace(before, count=before.count + count)
+            else:
+                taken.append(dataclasses.replace(piece, count=count))
+            length, left = length - count, piece.count - count
+            piece = dataclasses.replace(piece, first=piece.first + count, count=left) if left else None
         shards.append(Shard(name, tuple(taken)))
     return shards
 
@@ -73,7 +81,9 @@ def write_shard(shard: Shard) -> None:
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    with tempfile.TemporaryDirectory(prefix="mimic_jax_") as folder:
+    with tempfile.TemporaryDirectory(prefix="mimic_jax_") as folder, contextlib.ExitStack() as copies:
+        # A file in a bucket is copied here once, however many of its pieces are needed.
+        local_copy = functools.cache(lambda file: copies.enter_context(files.local(file)))
         # ArrayRecord writes to this machine alone.
         remote = files.is_remote(shard.file)
         local = Path(folder) / shard.file.name if remote else shard.file
@@ -81,7 +91,7 @@ def write_shard(shard: Shard) -> None:
             # One record a group: readers fetch single records in random order.
             writer = ArrayRecordWriter(os.fspath(local), "group_size:1")
             for piece in shard.pieces:
-                for record in read_piece(piece):
+                for record in read_piece(piece, local_copy):
                     writer.write(record)
             writer.close()
         except RuntimeError as error:  # ArrayRecord's only one, a full disk included
@@ -92,13 +102,16 @@ def write_shard(shard: Shard) -> None:
         files.sync(shard.file)
 
 
-def read_piece(piece: Piece) -> Iterator[bytes]:
-    """The records of a piece.
+def read_piece(piece: Piece, local_copy: Callable[[Path], Path]) -> Iterator[bytes]:
+    """The records of a piece; `local_copy` gives the file on this machine.
 
     Raises:
       InputError: the file is missing, cut short or damaged.
     """
-    return _part_records(piece) if piece.file.name.endswith(PART) else _shard_records(piece)
+    is_part = piece.file.name.endswith(PART)
+    if not piece.file.is_file():
+        raise InputError(f"{piece.file}: this {'part' if is_part else 'shard'} is missing; {_REMEDY}")
+    yield from (_part_records if is_part else _shard_records)(piece, local_copy(piece.file))
 
 
 def write_part(file: Path, records: Iterable[bytes], footer: dict[str, Any]) -> None:
@@ -133,8 +146,8 @@ def read_footer(file: Path) -> dict[str, Any]:
     raise InputError(f"{file}: this file is damaged; remove it, and its scene is mined again")
 
 
-def _part_records(piece: Piece) -> Iterator[bytes]:
-    with files.local(piece.file) as local, local.open("rb") as part:
+def _part_records(piece: Piece, local: Path) -> Iterator[bytes]:
+    with local.open("rb") as part:
         for number in range(piece.first + piece.count):
             (length,) = _LENGTH.unpack(part.read(_LENGTH.size))
             if number < piece.first:
@@ -143,21 +156,17 @@ def _part_records(piece: Piece) -> Iterator[bytes]:
                 yield part.read(length)
 
 
-def _shard_records(piece: Piece) -> Iterator[bytes]:
+def _shard_records(piece: Piece, local: Path) -> Iterator[bytes]:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    shard, remedy = piece.file, "put a copy of it back, or remove the folder and mine again"
-    if not shard.is_file():
-        raise InputError(f"{shard}: this shard is missing; {remedy}")
-    with files.local(shard) as local:
-        try:
-            reader = ArrayRecordReader(os.fspath(local))
-            # Of a shard that is cut short the reader sees no records at all.
-            if piece.length is not None and reader.num_records() != piece.length:
-                raise ValueError(f"{reader.num_records()} of {piece.length} records can be found")
-            stop = piece.first + piece.count
-            for first in range(piece.first, stop, 64):
-                yield from reader.read(first, min(first + 64, stop))
-            reader.close()
-        except (RuntimeError, ValueError, IndexError, OSError) as error:
-            raise InputError(f"{shard}: this shard is cut short or damaged; {remedy} ({error})") from error
+    try:
+        reader = ArrayRecordReader(os.fspath(local))
+        # Of a shard that is cut short the reader sees no records at all.
+        if reader.num_records() != piece.length:
+            raise ValueError(f"{reader.num_records()} of {piece.length} records can be found")
+        stop = piece.first + piece.count
+        for first in range(piece.first, stop, 64):
+            yield from reader.read(first, min(first + 64, stop))
+        reader.close()
+    except (RuntimeError, ValueError, IndexError, OSError) as error:
+        raise InputError(f"{piece.file}: this shard is cut short or damaged; {_REMEDY} ({error})") from error

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int16, UInt8
 
+from mimic_jax import files
 from mimic_jax.command import InputError
 
 NAME = "pairs"
@@ -176,7 +177,7 @@ def open_dataset(folder: str | os.PathLike, split: str = "train") -> Dataset:
     """
     import tensorflow_datasets as tfds
 
-    folder = Path(folder)
+    folder = files.as_path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such dataset folder; `python -m data_prep.mine` makes one")
     if not (folder / "features.json").is_file() or not (folder / "dataset_info.json").is_file():
@@ -200,7 +201,8 @@ def open_dataset(folder: str | os.PathLike, split: str = "train") -> Dataset:
     for shard, length in zip(shards, lengths, strict=True):
         if not shard.is_file():
             raise InputError(f"{shard}: this shard of the dataset is missing; copy it again or mine again")
-        if _count_records(shard) != length:
+        # What lies in a bucket would have to be copied here to be counted.
+        if not files.is_remote(shard) and _count_records(shard) != length:
             raise InputError(f"{shard}: this shard is damaged or cut short; copy it again or mine again")
     if not sum(lengths):
         raise InputError(f"{folder}: the dataset has no pairs in split {split!r}")

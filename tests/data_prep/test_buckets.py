@@ -151,6 +151,32 @@ def test_killed_in_a_bucket_it_carries_on(expected, environment, after):
     assert python(LIST, environment, output).split() == sorted(expected)
 
 
+def test_a_dataset_in_a_bucket_grows_is_shown_and_joined(videos, expected, environment, tmp_path):
+    output = "gs://bucket/grown/pairs"
+    python(UPLOAD, environment, videos / "a room", "gs://bucket/few")
+    first = "data_prep.mine", "--input=gs://bucket/few", f"--output={output}", "--shards=2", "--name=videos"
+    finish(start(environment, *first))
+    few = in_bucket(output, environment)
+    write_video(tmp_path / "new" / "1a.avi", 9)
+    python(UPLOAD, environment, tmp_path / "new", "gs://bucket/few")
+    finish(start(environment, *first))
+    grown = in_bucket(output, environment)
+    before, after = (json.loads(data["manifest.json"])["scenes"] for data in (few, grown))
+    assert list(after) == ["0", "1", "1a", "2", "3"]
+    assert {name: entry for name, entry in after.items() if name != "1a"} == before
+    finish(start(environment, "data_prep.merge", "gs://bucket/joined", output, "gs://bucket/mined/pairs"))
+    joined = json.loads(in_bucket("gs://bucket/joined", environment)["manifest.json"])
+    total = sum(
+        entry["pairs_kept"] for entry in (*after.values(), *json.loads(expected["manifest.json"])["scenes"].values())
+    )
+    assert joined["totals"]["pairs_kept"] == total
+    out, _ = finish(start(environment, "data_prep.inspect", "gs://bucket/joined"))
+    assert str(total) in out
+    page = tmp_path / "page.html"
+    finish(start(environment, "data_prep.report", "gs://bucket/joined", f"--output={page}"))
+    assert f'"pairs":{total},' in page.read_text()
+
+
 def test_what_is_not_there_is_one_line(environment):
     _, err = finish(start(environment, "data_prep.mine", "--input=gs://bucket/no", "--output=gs://bucket/x"), 2)
     assert err == "error: gs://bucket/no: no such file or folder (--input)\n"
