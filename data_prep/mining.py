@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from data_prep import dataset, matching, overlap, workers
 from data_prep.matching import Image, Match, Reason
 from data_prep.policies import POLICIES, Comparison, Frame
-from data_prep.settings import Settings
+from data_prep.settings import UNTESTED, Settings
 from data_prep.sources.scene import ReadyPair, Scene, SceneProblem
 from mimic_jax import records
 
@@ -40,7 +40,7 @@ def mine_scene(scene: Scene, settings: Settings, tally: Tally) -> Iterator[recor
 
     A function of the scene and the settings alone; never raises for what it cannot read.
     """
-    with_ready = settings.policy in ("ready", "tested", "covisible")
+    with_ready = settings.policy in (*UNTESTED, "tested")
     try:
         for pair in (_ready_pairs if with_ready else _mined_pairs)(scene, settings, tally):
             tally.pairs_kept += 1

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from data_prep import inspect
 from data_prep.matching import MIN_MATCHES, Reason
+from data_prep.settings import UNTESTED
 from mimic_jax import command, files, records
 from mimic_jax.command import InputError
 
@@ -30,9 +31,6 @@ from mimic_jax.command import InputError
 PICTURES, SIDE, QUALITY = 144, 320, 80
 # Scenes in the page, at most.
 SCENES = 2000
-
-# Of policies that take pairs as they are, whatever their overlap.
-_UNTESTED = ("ready", "covisible")
 
 _MEANINGS = {
     Reason.TOO_FEW_MATCHES: f"{MIN_MATCHES} keypoints or fewer look alike: different places, blur, or blank walls",
@@ -248,7 +246,7 @@ def _bands(manifest: dict[str, Any], sources: list[str]) -> list[dict[str, Any]]
     for run in inspect.settings_of(manifest):
         low, high = run.get("min_overlap"), run.get("max_overlap")
         numbers = all(isinstance(end, int | float) for end in (low, high))
-        if run.get("policy") not in _UNTESTED and numbers and 0 <= low <= high <= 1:
+        if run.get("policy") not in UNTESTED and numbers and 0 <= low <= high <= 1:
             source = sources.index(run["name"]) if run.get("name") in sources else None
             bands.append({"source": source, "low": low, "high": high})
     return bands

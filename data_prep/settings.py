@@ -23,6 +23,23 @@ POLICIES_OF = {
 # frames a second, and every image where all are compared with all.
 _FRAMES_STEP = {"exhaustive": 1, "best": 1, "blocks": 1}
 
+# What is of use to some sources alone; elsewhere it would be passed over in silence.
+_IMAGES, _3D = ("video", "frames", "photos"), ("scene3d",)
+_ONLY_FOR = {
+    "step": _IMAGES,
+    "margins": _IMAGES,
+    "rotation": _IMAGES,
+    "min_length": _IMAGES,
+    "folder": ("frames", "photos"),
+    "samples": _3D,
+    "up": _3D,
+    "seed": _3D,
+    "renderer": _3D,
+}
+# Policies that take pairs as they are, and what is then of no use.
+UNTESTED = ("ready", "covisible")
+_ONLY_TESTED = ("min_overlap", "max_overlap", "matcher")
+
 # The combinations of MIMIC (arXiv 2306.15128), one a dataset, all with the published matcher. docs/presets.md shows
 # the folders that each expects.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -159,10 +176,15 @@ def choose(name: str, preset: str | None = None, **given: Any) -> Settings:
     """
     if preset is not None and preset not in PRESETS:
         raise InputError(f"--preset={preset}: not one of {', '.join(PRESETS)}")
-    values = {"matcher": "published", **PRESETS[preset]} if preset else {}
-    values |= {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value is not None}
+    values = ({"matcher": "published", **PRESETS[preset]} if preset else {}) | given
     source = values.setdefault("source", "video")
     policy = values.setdefault("policy", POLICIES_OF.get(source, ("",))[0])
+    for key in given:
+        if source not in _ONLY_FOR.get(key, (source,)):
+            raise InputError(f"--{key}: only for --source={' or '.join(_ONLY_FOR[key])}, not {source}; leave it out")
+        if key in _ONLY_TESTED and policy in UNTESTED:
+            raise InputError(f"--{key}: --policy={policy} takes pairs as they are, untested; leave it out")
     if "step" not in values:
         values["step"] = {"frames": _FRAMES_STEP.get(policy, 10)}.get(source, 1)
     return Settings(name, **values)
