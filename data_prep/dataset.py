@@ -32,7 +32,7 @@ from mimic_jax import files, records
 from mimic_jax.command import InputError
 
 SPLIT = "train"
-PARTS, READY = ".parts", ".ready"
+PARTS, READY = records.PARTS, ".ready"
 SETTINGS, MOVES, INFO = "settings.json", "moves.json", "dataset_info.json"
 
 Entry = dict[str, Any]
@@ -70,6 +70,8 @@ def opened(output: Path, settings: Entry) -> Iterator[None]:
                 raise InputError(
                     f"{output}: no room left on this disk; nothing finished is lost: free some and run the same command"
                 ) from error
+            if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+                raise InputError(f"{output}: cannot be written ({error.strerror}); check its permissions") from error
             raise
 
 
@@ -115,12 +117,12 @@ def write_part(output: Path, scene: str, pairs: Iterable[records.Pair], entry: E
 
 
 def is_whole(output: Path, count: int | None) -> bool:
-    """Whether the dataset already holds every finished scene, in `count` shards (None: the number it would choose)."""
+    """Whether the dataset in place holds every finished scene, in `count` shards (None: the number it would choose)."""
     manifest = read_manifest(output)
     if not manifest["scenes"] or _parts(output):
         return False
-    present = sum(map(_is_shard, files.inside(output)))
-    return present == shards.shard_count(manifest["totals"]["pairs_kept"], count)
+    wanted = shards.shard_count(manifest["totals"]["pairs_kept"], count)
+    return sum(map(_is_shard, files.inside(output))) == wanted and (output / INFO).exists() == bool(wanted)
 
 
 def assemble(output: Path, settings: Entry, patches: int, count: int | None, each: Each) -> Entry:
@@ -172,7 +174,9 @@ def write(output: Path, manifest: Entry, pieces: Sequence[Piece], patches: int, 
     files.write(ready / records.MANIFEST, _json(manifest))
     for path in files.inside(ready):
         files.sync(path)
-    names = sorted((path.name for path in files.inside(ready)), key=lambda name: (name == INFO, name))
+    # A worker that was given up but lives on may have left a file half written.
+    names = [path.name for path in files.inside(ready) if not path.name.endswith(".tmp")]
+    names.sort(key=lambda name: (name == INFO, name))
     files.write(ready / MOVES, _json(names))
     files.sync(output)
     _move_into_place(output)
@@ -269,12 +273,16 @@ def _check(output: Path, settings: Entry) -> None:
                 "--output must be new, empty, or a dataset that mine began"
             )
         return
-    for key in settings:
-        if settings[key] != earlier.get(key):
-            raise InputError(
-                f"{output}: was mined with --{key}={earlier.get(key)}, not {settings[key]}; "
-                f"give that --{key}, another --output, or remove the folder"
-            )
+    if ("merged" in earlier) != ("merged" in settings):
+        raise InputError(f"{output}: a merged dataset; mine into another --output, and merge anew")
+    different = [key for key in settings if settings[key] != earlier.get(key)]
+    if different:
+        was, wanted = (" ".join(f"--{key}={_as_flag(of.get(key))}" for key in different) for of in (earlier, settings))
+        raise InputError(f"{output}: was mined with {was}, not {wanted}; give those, another --output, or remove it")
+
+
+def _as_flag(value: Any) -> str:
+    return ",".join(f"{each:g}" for each in value) if isinstance(value, list) else str(value)
 
 
 def _parts(output: Path) -> list[Path]:

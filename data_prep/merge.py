@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from data_prep import dataset, workers
+from data_prep import dataset, inspect, workers
 from data_prep.shards import Piece
 from mimic_jax import command, files, records
 from mimic_jax.command import InputError
@@ -43,7 +43,7 @@ def merge(output: Path, inputs: Sequence[Path], *, shards: int | None = None, pr
                 f"{folder}: its views have {one.patches} patches, those of {inputs[0]} {opened[0].patches}; "
                 "only datasets of one --image_size / --patch_size can be joined"
             )
-    manifests = [dataset.read_manifest(folder) for folder in inputs]
+    manifests = [inspect.read_manifest(folder) for folder in inputs]
     scenes: dict[str, dict[str, Any]] = {}
     pieces: list[Piece] = []
     for folder, manifest in zip(inputs, manifests, strict=True):
@@ -52,13 +52,16 @@ def merge(output: Path, inputs: Sequence[Path], *, shards: int | None = None, pr
             # Names in a merged dataset, or in MIMIC's release, say the source already.
             if "merged" not in manifest["settings"] and not name.startswith(f"{source}/"):
                 name = f"{source}/{name}"
+            entry = {**entry, "source": source}
+            if entry == scenes.get(name) and entry["pairs_kept"]:
+                raise InputError(f"{folder}: its scene {name!r} is in another of the datasets, the same; leave one out")
             if name in scenes:
                 name = f"{folder.resolve().name}/{name}"
             if name in scenes:
                 raise InputError(
                     f"{folder}: scene {name!r} is in two of the datasets; rename a folder or leave one out"
                 )
-            scenes[name] = {**entry, "source": source}
+            scenes[name] = entry
             pieces += found
     settings = {"merged": [manifest["settings"] for manifest in manifests]}
     used = [manifest["versions"] for manifest in manifests]
@@ -70,10 +73,10 @@ def merge(output: Path, inputs: Sequence[Path], *, shards: int | None = None, pr
         "totals": dataset.totals(scenes.values()),
         "scenes": scenes,
     }
-    if dataset.read_manifest(output)["scenes"] and dataset.read_manifest(output) != whole:
+    if (output / records.MANIFEST).exists() and inspect.read_manifest(output) != whole:
         raise InputError(f"{output}: holds another dataset already; name another folder, or remove it")
     with dataset.opened(output, settings):
-        if dataset.read_manifest(output) != whole:
+        if dataset.read_manifest(output) != whole or not dataset.is_whole(output, shards):
             each = functools.partial(workers.on_processes, processes=processes or workers.cores())
             dataset.write(output, whole, pieces, opened[0].patches, shards, each)
     return whole

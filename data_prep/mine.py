@@ -21,13 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep import dataset, matching, progress, rotations, sources, workers
-from data_prep.mining import mine_to_part
+from data_prep.mining import CRASHED, crash_to_part, mine_apart, mine_to_part
 from data_prep.settings import POLICIES_OF, PRESETS, Settings, choose
-from data_prep.sources.scene import Scene, SceneProblem
-from mimic_jax import command, files
+from data_prep.sources.scene import Scene, natural_key
+from mimic_jax import command, files, records
 from mimic_jax.command import InputError
 
-CRASHED = "reading it crashes the process"
+# Problems that permissions, a disk that works again, another library or a longer table may cure.
+CURABLE = (CRASHED, rotations.NOT_IN_TABLE, "cannot be read", "folder cannot be read", "image cannot be opened")
 
 
 def mine(
@@ -54,69 +55,81 @@ def mine(
       InputError: the input or output cannot be used, or no pair at all was kept (the manifest is then written).
       BrokenProcessPool: workers die as soon as they start; finished scenes are kept.
     """
-    if not input.exists():
-        raise InputError(f"{input}: no such file or folder (--input)")
+    _check_reachable(input)
+    if beam is not None:
+        workers.check_beam(beam)
     scenes = [rotations.turned(scene, settings, turns or {}) for scene in sources.scenes(input, settings)]
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     with dataset.opened(output, settings.values()):
         done = dataset.finished(output)
         todo = [scene for scene in scenes if not _is_done(scene, done.get(scene.name))]
-        gone = len(done.keys() - {scene.name for scene in scenes})
+        gone = sorted(done.keys() - {scene.name for scene in scenes}, key=natural_key)
         if gone:
-            console.print(f"{gone} scenes mined earlier are no longer in the input; they stay in the dataset")
-        processes = processes or workers.cores()
-        place = output / dataset.PARTS
+            names = ", ".join(gone[:3]) + (" …" if gone[3:] else "")
+            console.print(f"{len(gone)} mined earlier and no longer in the input stay in the dataset: {names}")
+        processes, place = processes or workers.cores(), output / dataset.PARTS
         if todo:
             dataset.begin_parts(output, settings.values())
             # Long scenes first, so that none is left over at the end for one worker alone.
             todo = sorted(todo, key=lambda scene: -scene.input_size)
-            work = functools.partial(mine_to_part, output=output, settings=settings)
             with progress.Report(len(todo), console) as report:
                 if beam is None:
+                    work = functools.partial(mine_to_part, output=output, settings=settings)
                     workers.on_processes(
                         work,
                         todo,
                         processes,
-                        lambda scene, result: report.add(*_result(scene, result, output, settings)),
+                        lambda scene, result: report.add(*_ended(scene, result, output, settings)),
                     )
                 else:
+                    work = functools.partial(mine_apart, output=output, settings=settings)
                     workers.on_beam(work, todo, beam, place)
                     entries = dataset.finished(output)
                     for scene in todo:
                         report.add(scene.name, entries[scene.name])
-        if todo or not dataset.is_whole(output, shards):
+        if dataset.finished(output) == dataset.read_manifest(output)["scenes"]:
+            # What was tried again came out as before.
+            dataset.remove(place)
+        if dataset.is_whole(output, shards):
+            manifest = dataset.read_manifest(output)
+            console.print(f"{output}: already done, nothing new in the input")
+        else:
             if beam is None:
                 each = functools.partial(workers.on_processes, processes=processes)
             else:
                 each = functools.partial(workers.on_beam, options=beam, place=place)
             manifest = dataset.assemble(output, settings.values(), settings.patches, shards, each)
-        else:
-            manifest = dataset.read_manifest(output)
-            console.print(f"{output}: already done, nothing new in the input")
     if not manifest["totals"]["pairs_kept"]:
-        raise InputError(f"no pair was kept: {_reasons(manifest['totals']) or 'no pair was tried'} (see manifest.json)")
+        reasons = _reasons(manifest["totals"]) or "no pair was tried"
+        raise InputError(
+            f"no pair was kept: {reasons} (see {output / records.MANIFEST}); "
+            "another --step, --policy or band may keep some"
+        )
     return manifest
 
 
-def _result(scene: Scene, result: Any, output: Path, settings: Settings) -> tuple[str, dict[str, Any]]:
-    if isinstance(result, workers.Crashed):
-        return mine_to_part(dataclasses.replace(scene, samples=_crashed), output, settings)
-    return result
+def _check_reachable(input: Path) -> None:
+    try:
+        there = input.exists()
+    except Exception as error:  # of a bucket: no network, no login, no such bucket, each with a type of its own
+        raise InputError(f"{input}: cannot be reached ({type(error).__name__}: {str(error)[:200]})") from error
+    if not there:
+        raise InputError(f"{input}: no such file or folder (--input)")
 
 
-def _crashed() -> Any:
-    raise SceneProblem(CRASHED)
+def _ended(scene: Scene, result: Any, output: Path, settings: Settings) -> tuple[str, dict[str, Any]]:
+    return crash_to_part(scene, output, settings) if isinstance(result, workers.Crashed) else result
 
 
 def _is_done(scene: Scene, entry: dict[str, Any] | None) -> bool:
-    """Whether the scene was mined, as it is now; one that crashed is tried again."""
-    if entry is None or CRASHED in entry["problems"]:
+    """Whether the scene was mined, as it is now; what could not be read may be curable, and is tried again."""
+    if entry is None or any(problem.startswith(CURABLE) for problem in entry["problems"]):
         return False
     return (entry["input_size"], entry.get("rotation", 0)) == (scene.input_size, scene.rotation)
 
 
 def _reasons(totals: dict[str, Any]) -> str:
-    return ", ".join(f"{reason} {count}" for key in ("rejected", "problems") for reason, count in totals[key].items())
+    return ", ".join(f"{count} × {reason}" for key in ("rejected", "problems") for reason, count in totals[key].items())
 
 
 def _summary(output: Path, totals: dict[str, Any]) -> Table:
@@ -128,8 +141,9 @@ def _summary(output: Path, totals: dict[str, Any]) -> Table:
     table.add_row("pairs kept", str(totals["pairs_kept"]), style="bold")
     if anchors := totals.get("yield", {}).get("anchors"):
         found, fixed = (totals["yield"].get(key, 0) for key in ("kept", "at the fixed step"))
-        table.add_row("anchors with a partner", f"{found} of {anchors} ({found / anchors:.0%})")
-        table.add_row("  of them at the fixed step", f"{fixed} ({fixed / anchors:.0%})")
+        table.add_row("frames at each step", str(anchors))
+        table.add_row("  that found a partner", f"{found} ({found / anchors:.0%})")
+        table.add_row("  that would have at the fixed step", f"{fixed} ({fixed / anchors:.0%})")
     for problem, count in totals["problems"].items():
         table.add_row(f"problem: {problem}", str(count), style="yellow")
     return table
@@ -196,7 +210,7 @@ def main() -> None:
     values["margins"] = _margins(values["margins"])
     name = values["name"] or (source.stem if source.is_file() else source.resolve().name)
     chosen = {field.name: values[field.name] for field in dataclasses.fields(Settings) if field.name != "name"}
-    settings = choose(name, values["preset"], **chosen)
+    settings = choose(sources.label(name), values["preset"], **chosen)
     try:
         manifest = mine(
             source,

@@ -19,7 +19,8 @@ from data_prep.settings import UNTESTED, Settings
 from data_prep.sources.scene import ReadyPair, Scene, SceneProblem
 from mimic_jax import records
 
-_NO_HOMOGRAPHY = np.full((3, 3), np.nan, np.float32)
+CRASHED = "reading it crashes the process"
+_NO_HOMOGRAPHY = np.full((3, 3), np.nan)
 
 
 @dataclasses.dataclass
@@ -136,6 +137,10 @@ def judge(share: float, settings: Settings) -> Reason | None:
 
 def _ready_pairs(scene: Scene, settings: Settings, tally: Tally) -> Iterator[records.Pair]:
     for ready in _until_unreadable(scene.samples(), tally):
+        if ready.problem is not None and settings.policy == "covisible":
+            tally.pairs_tried += 1
+            tally.rejected[ready.problem] += 1
+            continue
         if ready.problem is not None:
             tally.problems[ready.problem] += 1
             continue
@@ -156,7 +161,7 @@ def _as_it_is(scene: Scene, ready: ReadyPair, settings: Settings) -> records.Pai
         correspondence = np.full(settings.patches, overlap.NO_PATCH, np.int16)
     else:
         share = overlap.overlap(correspondence)
-    match = Match(_NO_HOMOGRAPHY.astype(float), -1, correspondence, share)
+    match = Match(_NO_HOMOGRAPHY, -1, correspondence, share)
     return _pair(scene, settings, match, ready.view1, ready.view2, ready.frame1, ready.frame2)
 
 
@@ -192,22 +197,46 @@ def _pair(scene: Scene, settings: Settings, match: Match, view1, view2, frame1: 
 def mine_to_part(scene: Scene, output: Path, settings: Settings) -> tuple[str, dict[str, Any]]:
     """Mines one scene into its part of the dataset at `output`. Returns its name and its entry in the manifest."""
     workers.quiet_opencv()
-    tally, entry = Tally(), {"input_size": scene.input_size}
-    if scene.rotation:
-        entry["rotation"] = scene.rotation
+    tally, entry = Tally(), {}
 
     def pairs() -> Iterator[records.Pair]:
         yield from mine_scene(scene, settings, tally)
-        entry.update(
-            source=scene.source or settings.name,
-            frames_read=tally.frames_read,
-            pairs_tried=tally.pairs_tried,
-            pairs_kept=tally.pairs_kept,
-            rejected=dict(sorted(tally.rejected.items())),
-            problems=dict(sorted(tally.problems.items())),
-        )
-        if tally.yields:
-            entry["yield"] = dict(tally.yields)
+        entry.update(_entry(scene, settings, tally))
 
     dataset.write_part(output, scene.name, pairs(), entry)
     return scene.name, entry
+
+
+def crash_to_part(scene: Scene, output: Path, settings: Settings) -> tuple[str, dict[str, Any]]:
+    """What is left of a scene that its process died of: an entry without pairs."""
+    entry = _entry(scene, settings, Tally(problems=collections.Counter({CRASHED: 1})))
+    dataset.write_part(output, scene.name, (), entry)
+    return scene.name, entry
+
+
+def mine_apart(scene: Scene, output: Path, settings: Settings) -> None:
+    """`mine_to_part` in a process of its own, for engines whose workers must not die of a scene."""
+
+    def done(scene: Scene, result: object) -> None:
+        if isinstance(result, workers.Crashed):
+            crash_to_part(scene, output, settings)
+
+    workers.on_processes(functools.partial(mine_to_part, output=output, settings=settings), [scene], 1, done)
+
+
+def _entry(scene: Scene, settings: Settings, tally: Tally) -> dict[str, Any]:
+    """A scene's entry in the manifest."""
+    entry: dict[str, Any] = {
+        "input_size": scene.input_size,
+        "source": scene.source or settings.name,
+        "frames_read": tally.frames_read,
+        "pairs_tried": tally.pairs_tried,
+        "pairs_kept": tally.pairs_kept,
+        "rejected": dict(sorted(tally.rejected.items())),
+        "problems": dict(sorted(tally.problems.items())),
+    }
+    if scene.rotation:
+        entry["rotation"] = scene.rotation
+    if tally.yields:
+        entry["yield"] = dict(tally.yields)
+    return entry

@@ -95,7 +95,7 @@ def disjoint(frames: Frames, compare: Compare, settings: Settings, counts: Count
 
 def blocks(frames: Frames, compare: Compare, settings: Settings, counts: Counts) -> Iterator[Comparison]:
     """Of each 60 frames the first 10 are compared with the last 10, and the pair of the lowest overlap inside the band
-    is kept (MIMIC's rule for ScanNet). An unfinished block at the end gives none. Holds 20 frames."""
+    is kept (MIMIC's rule for ScanNet). Of a last block that is cut short, what there is of both. Holds 20 frames."""
     for _, block in itertools.groupby(frames, lambda frame: frame.tick // BLOCK):
         block = list(block)
         heads = [frame for frame in block if frame.tick % BLOCK < ENDS]

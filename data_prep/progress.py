@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from data_prep.sources.scene import BLANK_VIEW
+
 # Where no one watches, a line so often, seconds.
 LOG_EVERY = 60.0
 
@@ -39,11 +41,13 @@ class Report:
         self._done, self._kept = self._done + 1, self._kept + entry["pairs_kept"]
         self._tried += entry["pairs_tried"]
         for problem, count in entry["problems"].items():
+            if problem == BLANK_VIEW:
+                continue
             times = f" ({count} times)" if count > 1 else ""
             self._console.print(f"warning: {name}: {problem}{times}")
         now = time.monotonic()
         rate = self._tried / max(now - self._start, 1e-3)
-        state = f"scenes, {self._kept} pairs kept, {rate:.0f} pairs/s"
+        state = f"scenes, {self._kept} pairs kept, {rate:.0f} tried/s"
         self._bar.update(self._task, advance=1, description=state)
         if not self._console.is_terminal and now - self._last > LOG_EVERY:
             self._last = now

@@ -9,6 +9,8 @@ from data_prep.settings import Settings
 from data_prep.sources.scene import Sample, Scene, SceneProblem
 from mimic_jax.command import InputError
 
+NOT_IN_TABLE = "not in the table of rotations"
+
 
 def read_table(path: Path) -> dict[str, int]:
     """Degrees clockwise that turn each scene's frames upright, from a table (CSV) with a first line of names.
@@ -23,6 +25,8 @@ def read_table(path: Path) -> dict[str, int]:
     rotations = {}
     try:
         lines = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except FileNotFoundError as error:
+        raise InputError(f"--rotation={path}: not tag, 0, 90, 180 or 270, and there is no such file") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--rotation={path}: not 0, 90, 180, 270 or tag, and no table that can be read") from error
     for number, line in enumerate(lines, start=2):
@@ -52,4 +56,4 @@ def turned(scene: Scene, settings: Settings, rotations: Mapping[str, int]) -> Sc
 
 
 def _not_in_table() -> Iterator[Sample]:
-    raise SceneProblem("not in the table of rotations")
+    raise SceneProblem(NOT_IN_TABLE)

@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,25 +82,28 @@ def write_shard(shard: Shard) -> None:
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    with tempfile.TemporaryDirectory(prefix="mimic_jax_") as folder, contextlib.ExitStack() as copies:
+    with contextlib.ExitStack() as stack:
         # A file in a bucket is copied here once, however many of its pieces are needed.
-        local_copy = functools.cache(lambda file: copies.enter_context(files.local(file)))
+        local_copy = functools.cache(lambda file: stack.enter_context(files.local(file)))
+        temporary = shard.file.with_name(f"{shard.file.name}.{uuid.uuid4().hex}.tmp")
         # ArrayRecord writes to this machine alone.
-        remote = files.is_remote(shard.file)
-        local = Path(folder) / shard.file.name if remote else shard.file
+        if files.is_remote(shard.file):
+            temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mimic_jax_"))) / shard.file.name
         try:
             # One record a group: readers fetch single records in random order.
-            writer = ArrayRecordWriter(os.fspath(local), "group_size:1")
+            writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1")
             for piece in shard.pieces:
                 for record in read_piece(piece, local_copy):
                     writer.write(record)
             writer.close()
         except RuntimeError as error:  # ArrayRecord's only one, a full disk included
             raise OSError(f"{shard.file}: cannot be written ({' '.join(str(error).split())})") from error
-        if remote:
-            with local.open("rb") as source, shard.file.open("wb") as target:
+        if files.is_remote(shard.file):
+            with temporary.open("rb") as source, shard.file.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 22)
-        files.sync(shard.file)
+        else:
+            files.sync(temporary)
+            os.replace(temporary, shard.file)
 
 
 def read_piece(piece: Piece, local_copy: Callable[[Path], Path]) -> Iterator[bytes]:

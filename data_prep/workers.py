@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -54,6 +55,8 @@ def on_processes(
     Raises:
       BrokenProcessPool: processes die before they begin any work.
     """
+    # The tracker of shared semaphores tells of those that Ctrl-C leaves to it; it removes them, and that is all.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     left, idle = set(range(len(items))), 0
     while left:
         marks = multiprocessing.get_context("spawn").RawArray("b", len(items))
@@ -79,25 +82,58 @@ def on_beam(function: Callable[[Item], object], items: Sequence[Item], options: 
     Raises:
       InputError: Beam is not installed, or does not know an option.
     """
+    check_beam(options)
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    pipeline = beam.Pipeline(options=PipelineOptions(shlex.split(options)))
+    place.mkdir(parents=True, exist_ok=True)
+    todo = place / "todo.pickle"
+    files.write(todo, pickle.dumps(list(items)))
+    try:
+        with pipeline:
+            (
+                pipeline
+                | beam.Create([os.fspath(todo)])
+                | "list" >> beam.FlatMap(_unpickle)
+                | "deal" >> beam.Reshuffle()
+                | "work" >> beam.Map(function)
+            )
+    except (OSError, RuntimeError) as error:
+        # Beam tells what happened to a worker as text.
+        told = [line for line in str(error).splitlines() if "InputError: " in line or "[Errno " in line]
+        if not told:
+            raise
+        raise (InputError if "InputError: " in told[-1] else OSError)(told[-1].partition("Error: ")[2]) from error
+    todo.unlink(missing_ok=True)
+
+
+def check_beam(options: str) -> None:
+    """Raises InputError where Apache Beam is not installed, or does not know an option.
+
+    Beam itself would pass over an option with a line in its log, and go on with a runner of its own.
+    """
+    logging.disable(logging.WARNING)
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
+
+        flags = shlex.split(options)
+        known = PipelineOptions(flags).get_all_options()
+        named = {flag.partition("=")[0] for flag in flags if flag.startswith("--")}
+        unknown = sorted(flag for flag in named if flag[2:].removeprefix("no_") not in known)
+        if unknown:
+            raise InputError(f"--beam_options: Apache Beam does not know {' '.join(unknown)}")
+        beam.Pipeline(options=PipelineOptions(flags))
     except ImportError as error:
         raise InputError("--engine=beam needs Apache Beam: pip install 'mimic_jax[beam]'") from error
-    todo = place / "todo.pickle"
-    files.write(todo, pickle.dumps(list(items)))
-    with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
-        (
-            pipeline
-            | beam.Create([os.fspath(todo)])
-            | "list" >> beam.FlatMap(_unpickle)
-            | "deal" >> beam.Reshuffle()
-            | "work" >> beam.Map(function)
-        )
-    todo.unlink()
+    except ValueError as error:
+        raise InputError(f"--beam_options={options}: {error}") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
-def start_worker() -> None:
+def _start_worker() -> None:
     """Initializer of a pool's workers: no threads beside the process, Ctrl-C left to the parent, an end with it."""
     # The parent answers the keyboard for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -151,7 +187,7 @@ _marks: Any = None
 def _start_marking_worker(marks) -> None:
     global _marks
     _marks = marks
-    start_worker()
+    _start_worker()
 
 
 def _marked(function, item, number: int):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def write(path: Path, pieces: bytes | Iterable[bytes]) -> None:
             for piece in pieces:
                 file.write(piece)
         return
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Of a disk that many machines share, not even the process number is this one's alone.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.writelines(pieces)

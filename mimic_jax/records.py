@@ -25,6 +25,8 @@ from mimic_jax.command import InputError
 NAME = "pairs"
 VERSION = "1.0.0"
 MANIFEST = "manifest.json"
+# In a dataset folder that is being mined: what is not yet part of it.
+PARTS = ".parts"
 
 Image = UInt8[np.ndarray, "height width 3"]
 

@@ -15,14 +15,14 @@ from mimic_jax.command import InputError
 
 
 def scenes(input: Path, settings: Settings) -> list[Scene]:
-    """One scene for each folder that holds images, in natural order; `input` itself where it holds images directly.
+    """One scene for each folder that holds images, `input` itself among them, in natural order.
 
-    A scene's name is the folder's path inside `input`. A folder with neither images nor folders in it is a scene
+    A scene's name is the folder's path inside `input`, for `input` its own name. A folder with neither images nor folders in it is a scene
     without frames, and one that cannot be listed is a scene that cannot be read, so that they are counted. With
     `settings.folder` only folders of that name are read, and their scenes are named by the folders they are in.
 
     Raises:
-      InputError: `input` is no folder, or there is no image in it.
+      InputError: `input` is no folder, there is no image in it, or two scenes would have the same name.
     """
     if not input.is_dir():
         raise InputError(f"{input}: --source={settings.source} needs a folder of images, or of such folders")
@@ -31,13 +31,9 @@ def scenes(input: Path, settings: Settings) -> list[Scene]:
         images = tuple(name for name in names if Path(name).suffix.lower() in SUFFIXES)
         if settings.folder:
             if folder.name == settings.folder:
-                found[_name(folder.parent, input)] = (folder, images)
-            continue
-        if images and folder == input:
-            found = {_name(input, input): (folder, images)}
-            break
-        if images or (leaf and folder != input):
-            found[_name(folder, input)] = (folder, images)
+                _add(found, _name(folder.parent, input), folder, images)
+        elif images or (leaf and folder != input):
+            _add(found, _name(folder, input), folder, images)
     if not unreadable and not any(images for _, images in found.values()):
         where = f"no folder {settings.folder!r} with images in it" if settings.folder else "no images in it"
         raise InputError(f"{input}: {where} (looked for {' '.join(sorted(SUFFIXES))})")
@@ -54,7 +50,14 @@ def scenes(input: Path, settings: Settings) -> list[Scene]:
 
 
 def _name(folder: Path, input: Path) -> str:
-    return input.resolve().name if folder == input else folder.relative_to(input).as_posix()
+    inside = folder != input and folder.is_relative_to(input)
+    return folder.relative_to(input).as_posix() if inside else folder.resolve().name
+
+
+def _add(found: dict, name: str, folder: Path, images: tuple[str, ...]) -> None:
+    if name in found:
+        raise InputError(f"{found[name][0]} and {folder} would both be scene {name!r}: rename one of them")
+    found[name] = (folder, images)
 
 
 def read(

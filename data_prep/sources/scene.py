@@ -10,8 +10,11 @@ import numpy as np
 from jaxtyping import Int16
 
 from data_prep.matching import Image
-from mimic_jax import files
+from mimic_jax import files, records
 from mimic_jax.command import InputError
+
+# Why a frame of a 3-D scene is left out though nothing is wrong with it.
+BLANK_VIEW = "blank view"
 
 
 class SceneProblem(Exception):
@@ -98,6 +101,7 @@ def walk(folder: Path, unreadable: list[Path]) -> Iterator[tuple[Path, list[str]
 
     seen = set()
     for current, folders, names in _listed(folder, failed):
+        all_folders = set(folders)
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
         # A bucket has no links.
         real = os.fspath(current) if files.is_remote(folder) else os.path.realpath(current)
@@ -105,6 +109,10 @@ def walk(folder: Path, unreadable: list[Path]) -> Iterator[tuple[Path, list[str]
             folders.clear()
             continue
         seen.add(real)
+        # An output that lies in the input is no scene, neither when it is finished nor before.
+        if current != folder and (records.MANIFEST in names or records.PARTS in all_folders):
+            folders.clear()
+            continue
         visible = (name for name in names if not name.startswith("."))
         yield current, sorted(visible, key=natural_key), not folders
 

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.settings import Settings
-from data_prep.sources.scene import ReadyPair, Sample, Scene, SceneProblem, natural_key, unreadable_folder, walk
+from data_prep.sources.scene import (
+    BLANK_VIEW,
+    ReadyPair,
+    Sample,
+    Scene,
+    SceneProblem,
+    natural_key,
+    unreadable_folder,
+    walk,
+)
 from data_prep.worlds import covisible, free_space, glb, habitat, panoramas, stage
 from mimic_jax import files, records
 from mimic_jax.command import InputError
@@ -84,7 +93,7 @@ def _panoramas(opened: stage.Stage, number: int, rng: np.random.Generator) -> It
     tick = start = _FRAMES * number
     for tick, image in enumerate(panoramas.film(opened, rng), start):
         blank = panoramas.is_blank(image)
-        yield Sample(tick, tick, None if blank else image, "blank view")
+        yield Sample(tick, tick, None if blank else image, BLANK_VIEW)
     if tick == start:
         yield Sample(tick, tick, None, "no place found")
 

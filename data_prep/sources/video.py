@@ -1,9 +1,11 @@
 """Videos: one scene a file, sampled every so many seconds."""
 
+import contextlib
 import functools
 import importlib.util
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,7 +56,8 @@ def scenes(input: Path, settings: Settings) -> list[Scene]:
                     raise InputError(f"{found[name]} and {path} would both be scene {name!r}: rename one of them")
                 found[name] = path
         if not found and not unreadable:
-            raise InputError(f"{input}: no videos in it (looked for {' '.join(sorted(SUFFIXES))})")
+            looked = " ".join(sorted(SUFFIXES))
+            raise InputError(f"{input}: no videos in it (looked for {looked}); for images give --source=frames")
     reader = functools.partial(
         read,
         step=settings.step,
@@ -102,7 +105,21 @@ def read(
         # A pipe or a device would be waited for, for ever.
         if not here.is_file():
             raise SceneProblem("cannot be read")
-        yield from _read_by_opencv(here, step, ticks, wants, min_length, upright)
+        with _spelt_in_utf8(here) as path:
+            yield from _read_by_opencv(path, step, ticks, wants, min_length, upright)
+
+
+@contextlib.contextmanager
+def _spelt_in_utf8(path: Path) -> Iterator[Path]:
+    """The file under a name that OpenCV can take: of bytes that are no UTF-8 it dies."""
+    try:
+        os.fspath(path.absolute()).encode()
+        yield path
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="mimic_jax_") as folder:
+            link = Path(folder) / f"video{path.suffix}"
+            link.symlink_to(path.absolute())
+            yield link
 
 
 def _read_by_opencv(path: Path, step, ticks, wants, min_length, upright) -> Iterator[Sample]:
@@ -171,10 +188,14 @@ def _read_by_pyav(path: Path, step, ticks, wants, min_length, upright) -> Iterat
 
 def _sampled(shown: Iterator[Shown], rate: float, every: float, wants: Callable[[int], bool]):
     """Samples of all frames shown; returns how many frames there were."""
-    number, last, start = 0, -1, None
+    number, last, start, before = 0, -1, None, 0.0
     for clock, decode in shown:
         start = clock if start is None else start
+        if clock - start < before - 1:
+            # Recordings joined end to end: the clock goes on from here, a step later, so that no pair bridges the cut.
+            start, last = clock - before - 2 * every, last + 1
         seconds = clock - start if clock > start else number / rate
+        before = max(before, seconds)
         # The frame nearest to the tick; where ticks are denser than frames, the tick nearest to the frame.
         tick = math.floor((seconds + 0.5 * min(every, 1 / rate)) / every)
         if tick > last:

@@ -16,6 +16,13 @@ from data_prep.sources import integer_dict, mimic_release
 HEADER = b"\x93NUMPY\x01\0\x76\0" + b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
 
 
+def as_array(matches):
+    result = np.full(196, -1)
+    for patch, other in matches.items():
+        result[patch] = other
+    return result
+
+
 def saved(matches, protocol, old_names=False, bare=False):
     """The bytes of `corresponding.npy` in each protocol of pickle; np.save has used 2, 3 and 4 in its time."""
     data = pickle.dumps(matches if bare else np.array(matches, object), protocol)

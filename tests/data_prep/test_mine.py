@@ -318,6 +318,53 @@ def interrupt(arguments, after):
     assert not any(map(alive, mates))
 
 
+def test_what_can_be_cured_is_tried_again(videos, tmp_path):
+    folder, table = tmp_path / "in", tmp_path / "table.csv"
+    folder.mkdir()
+    for scene in (0, 1):
+        shutil.copy(videos / f"room{scene}.avi", folder)
+    (folder / "broken.avi").write_bytes(b"junk")
+    table.write_text("scene,rotation\nroom0,0\n")
+    arguments = f"--input={folder}", f"--output={tmp_path / 'out'}", f"--rotation={table}"
+    finish(command(*arguments))
+    before = contents(tmp_path / "out")
+    assert json.loads(before["manifest.json"])["scenes"]["room1"]["problems"] == {"not in the table of rotations": 1}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    _, err = finish(command(*arguments))
+    # Tried again in vain, and so nothing is written.
+    assert "already done" in err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == times
+    table.write_text("scene,rotation\nroom0,0\nroom1,0\nbroken,0\n")
+    finish(command(*arguments))
+    scenes = json.loads((tmp_path / "out" / "manifest.json").read_text())["scenes"]
+    assert scenes["room1"]["problems"] == {}
+    assert scenes["room1"]["pairs_kept"] > 0
+    assert scenes["broken"]["problems"] == {"cannot be read": 1}
+    # Another turn is another scene.
+    table.write_text("scene,rotation\nroom0,180\nroom1,0\nbroken,0\n")
+    finish(command(*arguments))
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["scenes"]["room0"]["rotation"] == 180
+
+
+def test_an_output_inside_the_input_is_no_scene(tmp_path):
+    for number, image in enumerate(pan(3, 5, 60)):
+        cv2.imwrite(str(tmp_path / f"f{number}.jpg"), image)
+    arguments = f"--input={tmp_path}", f"--output={tmp_path / 'pairs'}", "--source=frames", "--step=1"
+    finish(command(*arguments))
+    before = contents(tmp_path / "pairs")
+    assert list(json.loads(before["manifest.json"])["scenes"]) == [tmp_path.name]
+    _, err = finish(command(*arguments))
+    assert "already done" in err
+    assert contents(tmp_path / "pairs") == before
+
+
+def test_beam_deals_shards_anew(videos, tmp_path):
+    arguments = f"--input={videos / 'room9.avi'}", f"--output={tmp_path / 'out'}"
+    finish(command(*arguments, "--shards=2"))
+    finish(command(*arguments, "--shards=3", "--engine=beam"))
+    assert len(records.open_dataset(tmp_path / "out").shards) == 3
+
+
 def test_bad_videos_are_counted_and_the_others_mined(videos, tmp_path):
     folder = tmp_path / "in"
     (folder / "empty").mkdir(parents=True)
@@ -374,7 +421,7 @@ def test_no_pair_at_all(tmp_path):
         _, err = finish(command(f"--input={folder}", f"--output={tmp_path / 'out'}"), 2)
         last = err.splitlines()[-1]
         assert last.startswith("error: no pair was kept")
-        for count in ("too few matches 3", "overlap above band 3", "cannot be read 1"):
+        for count in ("3 × too few matches", "3 × overlap above band", "1 × cannot be read"):
             assert count in last
         assert json.loads((tmp_path / "out" / "manifest.json").read_text())["totals"]["pairs_tried"] == 6
     write_video(folder / "good.avi", pan(0, 40, 12))
@@ -408,7 +455,7 @@ def test_a_view_has_at_most_64_by_64_patches_and_4096_pixels_a_side():
         (["--output=notes.txt"], "names a folder"),
         (["--output=notes.txt/pairs"], "cannot be made"),
         (["--output=foreign"], "holds other things (thesis.tex)"),
-        (["--output=pairs", "--step=0.5"], "was mined with --step=1.0, not 0.5"),
+        (["--output=pairs", "--step=0.5"], "was mined with --step=1.0, not --step=0.5"),
         (["--output=pairs", "--policy=exhaustive"], "was mined with --policy=step"),
         (["--output=damaged"], "not written by mine"),
         (["--input=empty"], "no videos in it"),
@@ -429,7 +476,7 @@ def test_a_view_has_at_most_64_by_64_patches_and_4096_pixels_a_side():
         (["--preset=imagenet"], "preset"),
         (["--margins=0.5,0,0.5,0"], "some must remain"),
         (["--margins=0.1"], "four fractions"),
-        (["--rotation=45"], "--rotation=45: not 0, 90, 180, 270 or tag, and no table"),
+        (["--rotation=45"], "--rotation=45: not tag, 0, 90, 180 or 270, and there is no such file"),
         (["--min_length=-1"], "--min_length=-1"),
         (["--source=scene3d", "--policy=panoramas", "--samples=0"], "--samples=0"),
         (["--source=scene3d", "--policy=panoramas", "--seed=-1"], "--seed=-1"),
@@ -438,6 +485,9 @@ def test_a_view_has_at_most_64_by_64_patches_and_4096_pixels_a_side():
         (["--source=mimic_release", "--policy=ready", "--min_overlap=0.6"], "takes pairs as they are, untested"),
         (["--beam_options=--runner=X"], "only with --engine=beam"),
         (["--engine=cluster"], "engine"),
+        (["--engine=beam", "--beam_options=--runer=FlinkRunner"], "Apache Beam does not know --runer"),
+        (["--engine=beam", "--beam_options=--runner=NoSuch"], "Unexpected pipeline runner: NoSuch"),
+        (["--rotation=absent.csv"], "there is no such file"),
         (["--workers=0"], "workers"),
         (["--shards=-1"], "shards"),
         (["--unknown=1"], "unknown"),

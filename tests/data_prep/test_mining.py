@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import signal
 import weakref
 
 import cv2
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import matching
-from data_prep.mining import Tally, mine_scene, prepare
+from data_prep import dataset, matching, workers
+from data_prep.mining import Tally, mine_apart, mine_scene, prepare
 from data_prep.settings import Settings, choose
 from data_prep.sources.scene import ReadyPair, Sample, Scene, SceneProblem
 from mimic_jax import records
@@ -202,6 +203,32 @@ def test_ready_pairs_can_be_tested_like_any_other():
     # Views of another size are resized, and so encoded anew.
     (pair,), _ = mine(scene([ready()]), choose("a set", source="croco_listing", policy="tested", image_size=128))
     assert records.decode_image(pair.view1).shape == (128, 128, 3)
+
+
+def good():
+    for tick, image in enumerate(views(3, 60)):
+        yield Sample(tick, tick, image)
+
+
+def killer():
+    yield next(good())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("engine", ["local", "beam"])
+def test_a_scene_that_kills_its_process_is_counted_and_the_others_are_mined(tmp_path, engine):
+    chosen = settings(step=1)
+    scenes = [Scene("a", 3, good), Scene("b", 2, killer), Scene("c", 1, good)]
+    with dataset.opened(tmp_path, chosen.values()):
+        dataset.begin_parts(tmp_path, chosen.values())
+        if engine == "beam":
+            workers.on_beam(functools.partial(mine_apart, output=tmp_path, settings=chosen), scenes, "", tmp_path)
+        else:
+            for each in scenes:
+                mine_apart(each, tmp_path, chosen)
+        entries = dataset.finished(tmp_path)
+    assert entries["b"]["problems"] == {"reading it crashes the process": 1}
+    assert [entries[name]["pairs_kept"] for name in "abc"] == [2, 0, 2]
 
 
 def test_what_is_not_named_is_chosen_by_the_source():

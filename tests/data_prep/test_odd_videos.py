@@ -1,5 +1,6 @@
 """Videos as phones and the web have them, and files that are no videos but say so."""
 
+import itertools
 import os
 import struct
 import sys
@@ -161,6 +162,27 @@ def test_names(tmp_path, name):
     (scene,) = scenes(tmp_path, choose("x"))
     assert scene.name == f"sub folder/{name[:-4]}"
     assert len(list(scene.samples())) > 0
+
+
+def test_a_name_that_is_no_utf8(tmp_path):
+    encode(tmp_path / "a.mp4", "libx264", [grey(100)] * 5)
+    os.rename(os.fsencode(tmp_path) + b"/a.mp4", os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    (scene,) = scenes(tmp_path, choose("x"))
+    assert scene.name == "caf\\xe9"
+    assert len(list(scene.samples())) > 0
+
+
+def test_recordings_joined_end_to_end(tmp_path):
+    one, two = (encode(tmp_path / f"{n}.ts", "libx264", [grey(20 * n + k) for k in range(60)], 10) for n in (1, 2))
+    (tmp_path / "joined.ts").write_bytes(one.read_bytes() + two.read_bytes())
+    samples = list(video.read(tmp_path / "joined.ts", 1.0))
+    numbers, ticks = [sample.number for sample in samples], [sample.tick for sample in samples]
+    # All of both is seen, and the last of one and the first of the other are no neighbours.
+    assert len(numbers) in (12, 13)
+    assert numbers[-1] > 100
+    first = next(i for i, number in enumerate(numbers) if number >= 60)
+    assert ticks[first] > ticks[first - 1] + 1
+    assert all(later > tick for tick, later in itertools.pairwise(ticks))
 
 
 def test_without_pyav_the_reason_says_so(tmp_path, monkeypatch):

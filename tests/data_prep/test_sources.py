@@ -189,6 +189,12 @@ def test_only_folders_of_one_name_are_read_where_one_is_given(tmp_path):
     found = listed("frames", tmp_path, step=1.0, folder="images")
     assert [scene.name for scene in found] == ["apple/110_1", "ball/2", "ball/3"]
     assert [[sample.number for sample in scene.samples()] for scene in found] == [[1], [7], []]
+    (scene,) = listed("frames", tmp_path / "ball" / "2" / "images", step=1.0, folder="images")
+    assert scene.name == "2"
+    write_image(tmp_path / tmp_path.name / "images" / "1.jpg")
+    write_image(tmp_path / "images" / "1.jpg")
+    with pytest.raises(InputError, match="would both be scene"):
+        listed("frames", tmp_path, step=1.0, folder="images")
     with pytest.raises(InputError, match="no folder 'color' with images in it"):
         listed("frames", tmp_path, step=1.0, folder="color")
 
@@ -217,8 +223,9 @@ def test_frame_scenes(tmp_path):
     scenes = listed("frames", tmp_path, step=1.0)
     assert [scene.name for scene in scenes] == ["empty", "s9/rgb", "s10"]
     assert list(scenes[0].samples()) == []
+    # A picture beside the folders takes nothing from them.
     write_image(tmp_path / "0.png")
-    assert [scene.name for scene in listed("frames", tmp_path, step=1.0)] == [tmp_path.name]
+    assert {scene.name for scene in listed("frames", tmp_path, step=1.0)} == {tmp_path.name, "empty", "s9/rgb", "s10"}
 
 
 @pytest.mark.parametrize("step", [0.5, 1.5])
