@@ -122,6 +122,8 @@ def main(view1: str, view2: str) -> None:
     """Runs the command."""
     names = ("image_size", "patch_size", "min_overlap", "max_overlap", "matcher")
     settings = Settings("match", **{name: getattr(flags.FLAGS, name) for name in names})
+    if flags.FLAGS.output and not flags.FLAGS.output.lower().endswith(".png"):
+        raise InputError(f"--output={flags.FLAGS.output}: the picture is a PNG; give it a name that ends in .png")
     images = []
     for view in (view1, view2):
         try:

@@ -17,9 +17,10 @@ from mimic_jax.command import InputError
 def scenes(input: Path, settings: Settings) -> list[Scene]:
     """One scene for each folder that holds images, `input` itself among them, in natural order.
 
-    A scene's name is the folder's path inside `input`, for `input` its own name. A folder with neither images nor folders in it is a scene
-    without frames, and one that cannot be listed is a scene that cannot be read, so that they are counted. With
-    `settings.folder` only folders of that name are read, and their scenes are named by the folders they are in.
+    A scene's name is the folder's path inside `input`, for `input` its own name. A folder with neither images nor
+    folders in it is a scene without frames, and one that cannot be listed is a scene that cannot be read, so that they
+    are counted. With `settings.folder` only folders of that name are read, and their scenes are named by the folders
+    they are in.
 
     Raises:
       InputError: `input` is no folder, there is no image in it, or two scenes would have the same name.

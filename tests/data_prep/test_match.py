@@ -155,7 +155,8 @@ def test_one_clear_line_for_each_mistake(tmp_path):
         ([view, view, "--image_size=100"], "--image_size=100: must be a multiple"),
         ([view, view, "--min_overlap=0.9"], "--min_overlap=0.9"),
         ([view, view, "--matcher=best"], "matcher"),
-        ([view, view, f"--output={tmp_path}"], "cannot be written"),
+        ([view, view, f"--output={tmp_path / 'none' / 'x.jpg'}"], "ends in .png"),
+        ([view, view, f"--output={tmp_path / 'text.png' / 'x.png'}"], "cannot be written"),
     ]:
         code, _, err = command(*arguments)
         assert (code, err.count("\n")) == (2, 1), err
