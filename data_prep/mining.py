@@ -170,7 +170,7 @@ def _tested(scene: Scene, ready: ReadyPair, settings: Settings, tally: Tally) ->
     frames, jpegs = [], []
     for tick, (jpeg, number) in enumerate([(ready.view1, ready.frame1), (ready.view2, ready.frame2)]):
         image = records.decode_image(jpeg)
-        view = prepare(image, settings, scene.rotation)
+        view = prepare(image, settings)
         frames.append(_frame(view, settings, number, tick))
         jpegs.append(jpeg if np.array_equal(view, image) else records.encode_image(view, settings.quality))
     comparison = match_frames(*frames, settings=settings, tally=tally)

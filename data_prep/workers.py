@@ -65,10 +65,12 @@ def on_processes(
         idle = 0 if any(marks) else idle + 1
         if left and idle == 3:
             raise BrokenProcessPool("processes die as soon as they start")
-        for suspect in [number for number in sorted(left) if marks[number] == _BEGUN]:
-            if not _pool(function, items, [suspect], 1, marks, done):
-                done(items[suspect], Crashed())
-            left.remove(suspect)
+        suspects = [number for number in sorted(left) if marks[number] == _BEGUN]
+        with concurrent.futures.ThreadPoolExecutor(processes) as threads:
+            results = threads.map(lambda number: _try_alone(function, items[number]), suspects)
+            for suspect, result in zip(suspects, results, strict=True):
+                done(items[suspect], result)
+        left.difference_update(suspects)
 
 
 def on_beam(function: Callable[[Item], object], items: Sequence[Item], options: str, place: Path) -> None:
@@ -178,6 +180,14 @@ def _pool(function, items, numbers: list[int], processes: int, marks, done) -> s
     finally:
         pool.shutdown(cancel_futures=True)
     return ended
+
+
+def _try_alone(function, item):
+    """The function's result on an item in a pool of one process, `Crashed` where that dies."""
+    results: list = []
+    marks = multiprocessing.get_context("spawn").RawArray("b", 1)
+    _pool(function, [item], [0], 1, marks, lambda item, result: results.append(result))
+    return results[0] if results else Crashed()
 
 
 # What each item of this process's pool is at; shared with the parent.

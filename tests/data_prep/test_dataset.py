@@ -2,6 +2,7 @@
 
 import os
 
+import cv2
 import numpy as np
 import pytest
 
@@ -97,6 +98,27 @@ def test_a_scene_half_written_is_not_there(tmp_path):
         with pytest.raises(Killed):
             dataset.write_part(tmp_path, "scene", dying(), {"pairs_kept": 3})
         assert dataset.finished(tmp_path) == {}
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    with dataset.opened(tmp_path, {}):
+        dataset.begin_parts(tmp_path, {})
+        dataset.write_part(tmp_path, "scene", pairs("scene", 2), {"pairs_kept": 2})
+        (part,) = (tmp_path / ".parts").glob("*.part")
+        for damage in (lambda data: data[:-4], lambda data: data[:-1] + b"X", lambda data: b""):
+            whole = part.read_bytes()
+            part.write_bytes(damage(whole))
+            with pytest.raises(InputError, match=rf"{part.name}: this file is damaged"):
+                dataset.finished(tmp_path)
+            part.write_bytes(whole)
+
+
+def test_the_manifest_names_every_version_that_was_used(tmp_path, monkeypatch):
+    add_scenes(tmp_path, {}, ["a"])
+    monkeypatch.setattr(dataset, "versions", lambda: {"opencv": "4.0", "numpy": "1.0"})
+    add_scenes(tmp_path, {}, ["a", "b"])
+    assert "4.0" in dataset.read_manifest(tmp_path)["versions"]["opencv"]
+    assert cv2.__version__ in dataset.read_manifest(tmp_path)["versions"]["opencv"]
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):

@@ -109,9 +109,10 @@ def test_rotation_tags_turn_frames_upright(tmp_path, codec, degrees, shown):
     assert colours(next(video.read(path, upright=False)).image) == ["red", "green", "blue", "black"]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".ts"])
-def test_short_videos_are_left_out(tmp_path, suffix):
-    codec = "mpeg4" if suffix == ".avi" else "libx264"
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4"), (".ts", "libx264"), (".mkv", "libsvtav1")]
+)
+def test_short_videos_are_left_out(tmp_path, suffix, codec):
     path = encode(tmp_path / f"a{suffix}", codec, [grey(100)] * 25, 10)
     assert len(list(video.read(path, 1.0, min_length=2.4))) == 3
     with pytest.raises(SceneProblem, match="shorter than 3 s"):

@@ -171,6 +171,11 @@ def test_adaptive_looks_further_where_the_camera_swings_back():
     assert 0 in dict(kept)
 
 
+def test_adaptive_looks_closer_where_the_overlap_is_near_the_band():
+    _, kept, _ = adaptive(range(81), lambda first, second: 0.7 if second - first == 11 else 0.8)
+    assert dict(kept)[0] == 11
+
+
 def test_adaptive_goes_on_after_lost_frames():
     ticks = [tick for tick in range(60) if tick not in (10, 11, 30)]
     _, kept, counts = adaptive(ticks, steady(0.035))

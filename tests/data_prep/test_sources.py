@@ -141,6 +141,9 @@ def test_unreadable_and_truncated_videos(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3)).astype(np.uint8)
     whole = write_video(tmp_path / "whole.avi", list(noise)).read_bytes()
     cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole[: len(whole) * 4 // 5])
+    with pytest.raises(SceneProblem, match="ends before its header says"):
+        list(video.read(cut, 0.1))
     cut.write_bytes(whole[: len(whole) // 2])
     seen, samples = [], video.read(cut, 0.1)
     with pytest.raises(SceneProblem, match="ends before its header says"):
