@@ -87,7 +87,9 @@ def mine(
                     entries = dataset.finished(output)
                     for scene in todo:
                         report.add(scene.name, entries[scene.name])
-        if dataset.finished(output) == dataset.read_manifest(output)["scenes"]:
+        in_place = dataset.read_manifest(output)["scenes"]
+        # With a new scene there is something to add: no need to read what every part says of itself.
+        if all(scene.name in in_place for scene in todo) and dataset.finished(output) == in_place:
             # What was tried again came out as before.
             dataset.remove(place)
         if dataset.is_whole(output, shards):
