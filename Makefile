@@ -1,9 +1,12 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both build .venv first; set PYTHON to choose the interpreter.
+# `make torch` adds PyTorch and timm, for .pth files and the tests that compare with them.
 PYTHON ?= python3
 PY := .venv/bin/python
+# A file of tests stays in one process: what its tests share is made once.
+PARALLEL := -n 2 --dist loadfile
 OUTPUT ?= $(if $(VIDEOS),demo_videos,demo)
 
-.PHONY: demo install test test-all lint clean
+.PHONY: demo install torch test test-all lint clean
 
 # VIDEOS: a folder of your own. OUTPUT: where everything goes; another folder for other videos.
 demo: .venv/.installed
@@ -11,11 +14,13 @@ demo: .venv/.installed
 
 install: .venv/.installed
 
+torch: .venv/.torch
+
 test: .venv/.installed
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest $(PARALLEL) -m "not slow"
 
 test-all: .venv/.installed
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 lint: .venv/.installed
 	$(PY) -m ruff check .
@@ -25,6 +30,10 @@ lint: .venv/.installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venv/.torch: .venv/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,torch,timm]'
 	touch $@
 
 clean:

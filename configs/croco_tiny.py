@@ -5,7 +5,9 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
+    config.objective = "croco"
     config.seed = 0
+    config.init = ""  # weights to begin from: a workdir, an import, a .pth
     config.steps = 400
     config.batch_size = 32
     config.log_every = 10
@@ -29,12 +31,20 @@ def get_config() -> ConfigDict:
     )
 
     config.data = ConfigDict()
-    config.data.train = ""  # a dataset folder: --config.data.train=DATASET
+    config.data.train = ""  # a dataset folder, or several: --config.data.train=a,b,c
     config.data.size = 68  # views are resized to this many pixels a side …
     config.data.crop = 64  # … and cropped to this many, at random and differently in each view
+    config.data.views = "pair"
     config.data.jitter = 0.0  # CroCo has 0.4; so short a training has no use for it
     config.data.swap = 0.5
     config.data.threads = 4
+
+    config.eval = ConfigDict()
+    config.eval.data = ""  # a dataset; empty: a share of the scenes of data.train is held out
+    config.eval.held_out = 0.1
+    config.eval.every = 200
+    config.eval.pairs = 128
+    config.eval.pictures = 6
 
     config.optimizer = ConfigDict()
     config.optimizer.base_learning_rate = 1.6e-2  # for a batch of 256

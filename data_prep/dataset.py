@@ -193,8 +193,8 @@ def pieces_of(folder: Path) -> Iterator[list[Piece]]:
         return
     lengths = [int(length) for length in json.loads((folder / INFO).read_text())["splits"][0]["shardLengths"]]
     index = first = 0
-    for entry in manifest["scenes"].values():
-        wanted, pieces = entry["pairs_kept"], []
+    for span in records.scene_spans(manifest).values():
+        wanted, pieces = len(span), []
         while wanted:
             if first == lengths[index]:
                 index, first = index + 1, 0

@@ -73,6 +73,7 @@ def main() -> None:
         f"--config={CONFIG}",
         f"--workdir={output / 'run'}",
         f"--config.data.train={output / 'pairs' / 'train'}",
+        f"--config.eval.data={output / 'pairs' / 'held_out'}",
         f"--config.steps={STEPS.value}",
     )
     summary = _show(output)
@@ -165,46 +166,50 @@ def _duration(path: Path) -> float:
 
 def _show(output: Path) -> dict:
     """Draws the pictures and measures the model on the held-out pairs."""
-    from mimic_jax import records
+    from mimic_jax.data.mixture import all_examples, open_mixture
     from mimic_jax.data.pairs import read_pairs
-    from mimic_jax.training import checkpoint
-    from mimic_jax.training.evaluate import second_view_errors
-    from mimic_jax.training.metrics import read_metrics
+    from mimic_jax.evaluation.evaluate import make_evaluator
+    from mimic_jax.interop.load import load
+    from mimic_jax.training.experiment import sides
+    from mimic_jax.training.metrics import METRICS, read_metrics, training_lines
     from mimic_jax.viz import pictures
-    from mimic_jax.viz.reconstruction import draw_reconstructions
+    from mimic_jax.viz.reconstruction import make_drawer
 
     console.rule("[bold]show")
-    train, held_out = (records.open_dataset(output / "pairs" / part) for part in ("train", "held_out"))
-    model, config, step = checkpoint.load_model(output / "run")
-    seen = {"size": config["data"]["size"], "crop": config["data"]["crop"]}
+    train, held_out = (all_examples(open_mixture(str(output / "pairs" / part), part)) for part in ("train", "held_out"))
+    weights = load(output / "run")
+    model, config = weights.model(), weights.about["config"]
+    seen = {name: sides(config["data"][name], name) for name in ("size", "crop")}
 
     chosen = [len(train) * place // 4 for place in range(4)]
     shown = [[pictures.draw_pair(pair)] for pair in read_pairs(train, chosen)]
     pictures.save(pictures.grid(shown), output / "pairs.png")
-    metrics = read_metrics(output / "run" / checkpoint.METRICS)
+    metrics = training_lines(read_metrics(output / "run" / METRICS))
     # Without the first step, whose loss of an untrained model would flatten the rest.
     pictures.draw_curve(*zip(*[(line["step"], line["loss"]) for line in metrics[1:]], strict=True), output / "loss.png")
-    rows = min(6, len(held_out))
-    pictures.save(draw_reconstructions(model, held_out, rows=rows, **seen), output / "reconstruction.png")
+    draw = make_drawer(model, held_out, rows=min(6, len(held_out)), **seen)
+    pictures.save(draw(weights.params), output / "reconstruction.png")
 
-    manifests = [dataset.manifest() for dataset in (train, held_out)]
+    manifests = [examples.mixture.datasets[0].manifest() for examples in (train, held_out)]
     totals = [manifest["totals"] for manifest in manifests]
-    scenes = sum(entry["pairs_kept"] > 0 for entry in manifests[1]["scenes"].values())
     # Where one video alone is held out, wrong views can only be of those trained on.
-    errors = second_view_errors(model, held_out, others=held_out if scenes > 1 else train, **seen)
+    found = make_evaluator(model, held_out, others=train, **seen)(weights.params)
     return {
         "pairs_tried": sum(total["pairs_tried"] for total in totals),
         "pairs_kept": sum(total["pairs_kept"] for total in totals),
         "training_pairs": len(train),
-        "steps": step,
+        "steps": weights.about["step"],
         "pairs_per_second": round(statistics.median(line["pairs_per_second"] for line in metrics), 1),
         "first_loss": metrics[0]["loss"],
         "last_loss": metrics[-1]["loss"],
-        "held_out_scenes": scenes,
-        "held_out_pairs": errors["pairs"],
-        "error_with_right_view": errors["right"],
-        "error_with_wrong_view": errors["wrong"],
-        "ratio": errors["ratio"],
+        "held_out_scenes": sum(entry["pairs_kept"] > 0 for entry in manifests[1]["scenes"].values()),
+        "held_out_pairs": int(found["pairs"]),
+        "error_with_right_view": found["error"],
+        "error_with_wrong_view": found["error_wrong_view"],
+        "error_with_black_view": found["error_black_view"],
+        "ratio": found["ratio"],
+        "patches_found_by_attention": found.get("correspondence_within_1"),
+        "patches_found_by_chance": found.get("chance_within_1"),
     }
 
 

@@ -6,7 +6,7 @@ A command module defines its absl flags and a `main() -> None`, and ends with
         command.run(main)
 
 or, where it takes arguments without a flag, with `command.run(main, positional=("VIEW1", "VIEW2"))` and
-`main(view1, view2)`; a last name that ends in … stands for one or more.
+`main(view1, view2)`; a last name that ends in … stands for one or more, and names that end in ? may be left out.
 
 Exit code 0 is done, 2 is bad usage or input (one line on standard error, no traceback),
 130 is an interrupt from the keyboard, anything else is a fault of the program.
@@ -52,8 +52,9 @@ def _parse_flags(argv: Sequence[str], names: Sequence[str]) -> list[str]:
         _fail(f"--config: the file cannot be used: {type(error).__name__}: {_one_line(error)}")
     given = positional[1:]
     open_ended = bool(names) and names[-1].endswith("…")
-    if len(given) < len(names):
-        _fail(f"{' '.join(names[len(given) :])} missing: give {' '.join(names)} (--help lists the flags)")
+    needed = [name for name in names if not name.endswith("?")]
+    if len(given) < len(needed):
+        _fail(f"{' '.join(needed[len(given) :])} missing: give {' '.join(names)} (--help lists the flags)")
     if len(given) > len(names) and not open_ended:
         _fail(f"unexpected argument {given[len(names)]!r}: options are given as --name=value (--help lists them)")
     return positional

@@ -10,6 +10,7 @@ holding `features.json`, `dataset_info.json`, shards `pairs-SPLIT.array_record-0
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -209,6 +210,16 @@ def open_dataset(folder: str | os.PathLike, split: str = "train") -> Dataset:
     if not sum(lengths):
         raise InputError(f"{folder}: the dataset has no pairs in split {split!r}")
     return Dataset(folder, patches, shards, lengths)
+
+
+def scene_spans(manifest: dict) -> dict[str, range]:
+    """Where the records of each scene lie in a finished dataset, by the scene's name in its manifest.
+
+    Records are written in the order of the manifest's scenes, through all shards in turn.
+    """
+    counts = [entry["pairs_kept"] for entry in manifest["scenes"].values()]
+    ends = itertools.accumulate(counts)
+    return {name: range(end - count, end) for name, count, end in zip(manifest["scenes"], counts, ends, strict=True)}
 
 
 def _count_records(shard: Path) -> int | None:

@@ -1,8 +1,10 @@
 """Every command and every piece of Python that README and docs show is run: the commands themselves, made small."""
 
+import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+TORCH = importlib.util.find_spec("torch") is not None
 
 # Added to a command so that it takes seconds. A later flag stands over an earlier one.
 SMALLER = {
@@ -26,7 +30,11 @@ SMALLER = {
         "--config.optimizer.warmup_steps=2",
         "--config.log_every=2",
     ],
+    "launch.evaluate": ["--pairs=4"],
     "launch.reconstruct": ["--rows=2"],
+    "launch.correspondences": ["--rows=2"],
+    "launch.export": [],
+    "launch.import_weights": [],
     "benchmarks.curation": ["--repeats=1"],
     "benchmarks.mining_scale": ["--films=2", "--minutes=1", "--pairs=1"],
     "benchmarks.adaptive_yield": ["--rooms=1", "--frames=40"],
@@ -72,6 +80,9 @@ def have_ready(module: str, folder: Path) -> None:
     elif module == "data_prep.merge":
         mined = "--input=films", "--output=more_pairs", "--name=others", "--policy=step", "--step=0.5"
         run([sys.executable, "-m", "data_prep.mine", *mined, *SMALLER["data_prep.mine"]], folder)
+    elif module == "launch.import_weights":
+        # A released file, as far as its name and its format go.
+        shutil.copy(folder / "model.pth", folder / "CroCo_V2_ViTLarge_BaseDecoder.pth")
     elif module == "benchmarks.adaptive_yield":
         (folder / "clips").symlink_to(folder / "films")
 
@@ -82,10 +93,12 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     (folder / "configs").symlink_to(ROOT / "configs")
     shown = [words for words in commands() if words[0] == "python"]
-    order = list(SMALLER)
+    # To begin from weights, there must be some.
+    order = {module: place for place, module in enumerate(SMALLER)}
+    place = lambda words: ("--config.init" in shlex.join(words), order[words[2]])  # noqa: E731
     done = set()
-    for words in sorted(shown, key=lambda words: order.index(words[2])):
-        if tuple(words) not in done:
+    for words in sorted(shown, key=place):
+        if tuple(words) not in done and (TORCH or ".pth" not in shlex.join(words)):
             done.add(tuple(words))
             have_ready(words[2], folder)
             run([sys.executable, *words[1:], *SMALLER[words[2]]], folder)
@@ -97,8 +110,16 @@ def test_the_commands_leave_what_the_pages_say(folder):
         assert (folder / name).is_file()
     for name in ("pairs.html", "match.png", "everything/manifest.json", "pairs_beam/manifest.json"):
         assert (folder / name).is_file()
-    for name in ("run/config.json", "run/metrics.jsonl", "run/checkpoints", "picture.png"):
+    for name in ("run/config.json", "run/metrics.jsonl", "run/checkpoints", "run/tensorboard", "picture.png"):
         assert (folder / name).exists()
+    for name in ("two_views.png", "matches.png", "mined_matches.png", "model.safetensors.md", "continued/config.json"):
+        assert (folder / name).is_file()
+
+
+@pytest.mark.skipif(not TORCH, reason="PyTorch is not installed, so no command with a .pth file ran: make torch")
+def test_the_commands_with_pytorchs_files_leave_what_the_pages_say(folder):
+    for name in ("model.pth", "model.pth.md", "croco_v2/weights.json"):
+        assert (folder / name).is_file()
 
 
 def test_the_python_shown_runs(folder):

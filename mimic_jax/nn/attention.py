@@ -10,6 +10,7 @@ from mimic_jax.nn.positions import rope_2d
 
 Tokens = Float[Array, "batch length width"]
 Positions = Int[Array, "*#batch length 2"]
+ContextPositions = Int[Array, "*#batch context 2"]
 
 
 class SelfAttention(nnx.Module):
@@ -23,8 +24,8 @@ class SelfAttention(nnx.Module):
         )
         self.out = linear(head, width, axes_in=("heads", "head_dim"), axes_out=("embed",), rngs=rngs, dtype=dtype)
 
-    def __call__(self, tokens: Tokens, positions: Positions) -> Tokens:
-        """Attends within `tokens`; `positions` are (y, x) per token, used by rotary attention alone."""
+    def __call__(self, tokens: Tokens, positions: Positions | None) -> Tokens:
+        """Attends within `tokens`; `positions`, the (y, x) of each, are for rotary attention alone."""
         queries, keys, values = jnp.moveaxis(self.qkv(tokens), 2, 0)
         if self.rope_base is not None:
             queries, keys = (rope_2d(x, positions, self.rope_base) for x in (queries, keys))
@@ -47,12 +48,28 @@ class CrossAttention(nnx.Module):
         self,
         tokens: Tokens,
         context: Float[Array, "batch context width"],
-        positions: Positions,
-        context_positions: Int[Array, "*#batch context 2"],
+        positions: Positions | None,
+        context_positions: ContextPositions | None,
     ) -> Tokens:
         """Attends from `tokens` to `context`, each with its own (y, x) positions."""
+        queries, keys = self._queries_and_keys(tokens, context, positions, context_positions)
+        return self.out(jax.nn.dot_product_attention(queries, keys, self.value(context)))
+
+    def weights(
+        self,
+        tokens: Tokens,
+        context: Float[Array, "batch context width"],
+        positions: Positions | None,
+        context_positions: ContextPositions | None,
+    ) -> Float[Array, "batch heads length context"]:
+        """How much each token looks at each of the context, by head: softmax(QKᵀ/√d), float32, rows sum to 1."""
+        queries, keys = self._queries_and_keys(tokens, context, positions, context_positions)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+        return jax.nn.softmax(scores / queries.shape[-1] ** 0.5)
+
+    def _queries_and_keys(self, tokens, context, positions, context_positions):
         queries, keys = self.query(tokens), self.key(context)
         if self.rope_base is not None:
             queries = rope_2d(queries, positions, self.rope_base)
             keys = rope_2d(keys, context_positions, self.rope_base)
-        return self.out(jax.nn.dot_product_attention(queries, keys, self.value(context)))
+        return queries, keys

@@ -5,13 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, PyTree
 
-from mimic_jax.nn.attention import CrossAttention, SelfAttention
+from mimic_jax.nn.attention import ContextPositions, CrossAttention, Positions, SelfAttention, Tokens
 from mimic_jax.nn.layers import layer_norm, linear
-
-Tokens = Float[Array, "batch length width"]
-Positions = Int[Array, "*#batch length 2"]
 
 
 class MLP(nnx.Module):
@@ -35,8 +32,8 @@ class EncoderBlock(nnx.Module):
         self.norm2 = layer_norm(width, rngs=rngs, dtype=dtype)
         self.mlp = MLP(width, rngs=rngs, dtype=dtype)
 
-    def __call__(self, tokens: Tokens, positions: Positions) -> Tokens:
-        """`positions` are (y, x) per token, used by rotary attention alone."""
+    def __call__(self, tokens: Tokens, positions: Positions | None) -> Tokens:
+        """`positions`, the (y, x) of each token, are for rotary attention alone."""
         tokens = tokens + self.attention(self.norm1(tokens), positions)
         return tokens + self.mlp(self.norm2(tokens))
 
@@ -57,14 +54,26 @@ class DecoderBlock(nnx.Module):
         self,
         tokens: Tokens,
         context: Float[Array, "batch context width"],
-        positions: Positions,
-        context_positions: Int[Array, "*#batch context 2"],
+        positions: Positions | None,
+        context_positions: ContextPositions | None,
     ) -> Tokens:
         """`tokens` are of view 1, `context` of view 2, each with the (y, x) of its patches."""
         tokens = tokens + self.attention(self.norm1(tokens), positions)
         context = self.norm_context(context)
         tokens = tokens + self.cross_attention(self.norm2(tokens), context, positions, context_positions)
         return tokens + self.mlp(self.norm3(tokens))
+
+    def attention_to_context(
+        self,
+        tokens: Tokens,
+        context: Float[Array, "batch context width"],
+        positions: Positions | None,
+        context_positions: ContextPositions | None,
+    ) -> Float[Array, "batch heads length context"]:
+        """Where in `context` each of `tokens` looks, by head, when the block is given them."""
+        tokens = tokens + self.attention(self.norm1(tokens), positions)
+        context = self.norm_context(context)
+        return self.cross_attention.weights(self.norm2(tokens), context, positions, context_positions)
 
 
 def stack(make_block: Callable[[], nnx.Module], depth: int) -> nnx.Module:
@@ -80,16 +89,26 @@ def stack(make_block: Callable[[], nnx.Module], depth: int) -> nnx.Module:
     return nnx.merge(graph, state)
 
 
-def run(blocks: nnx.Module, tokens: Tokens, *others: Array) -> tuple[Tokens, Float[Array, "layers batch length width"]]:
+def run(
+    blocks: nnx.Module,
+    tokens: Tokens,
+    *others: Array | None,
+    read: Callable[[nnx.Module, Tokens], PyTree] | None = None,
+) -> tuple[Tokens, PyTree]:
     """Applies a stack in order: each block gets the tokens of the one before and the same `others`.
 
+    Args:
+      read: what to keep of each block, given the block and the tokens it gets; what it makes of them by default.
+
     Returns:
-      The last block's tokens, and every block's; what is not used costs nothing under jit.
+      The last block's tokens, and what was kept of every block, with a leading `layers` axis; what is not used of it
+      costs nothing under jit.
     """
     graph, parameters = nnx.split(blocks)
 
     def apply(tokens, layer):
-        tokens = nnx.merge(graph, layer)(tokens, *others)
-        return tokens, tokens
+        block = nnx.merge(graph, layer)
+        result = block(tokens, *others)
+        return result, result if read is None else read(block, tokens)
 
     return jax.lax.scan(apply, tokens, parameters)

@@ -25,11 +25,18 @@ def gather(
 
 
 def scatter(
-    tokens: Float[Array, "batch visible width"],
+    tokens: Float[Array, "batch length width"],
     visible: Int[Array, "batch visible"],
     fill: Float[Array, " width"],
     patches: int,
-) -> Float[Array, "batch {patches} width"]:
-    """Puts visible tokens back in their places and `fill`, the mask token, in all others."""
-    full = jnp.broadcast_to(fill, (tokens.shape[0], patches, tokens.shape[-1])).astype(tokens.dtype)
-    return jax.vmap(lambda canvas, index, values: canvas.at[index].set(values))(full, visible, tokens)
+    *,
+    leading: int = 0,
+) -> Float[Array, "batch {leading}+{patches} width"]:
+    """Puts visible tokens back in their places and `fill`, the mask token, in all others.
+
+    leading: how many of the tokens are of no patch, such as a class token; they stay in front.
+    """
+    canvas = jnp.broadcast_to(fill, (tokens.shape[0], leading + patches, tokens.shape[-1])).astype(tokens.dtype)
+    canvas = canvas.at[:, :leading].set(tokens[:, :leading])
+    places, values = leading + visible, tokens[:, leading:]
+    return jax.vmap(lambda canvas, index, values: canvas.at[index].set(values))(canvas, places, values)

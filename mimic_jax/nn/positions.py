@@ -1,5 +1,6 @@
-"""Where a patch is: fixed sine-cosine rows added to tokens (CroCo v1, MAE), or rotary angles (CroCo v2)."""
+"""Where a patch is: sine-cosine or learned rows added to tokens (CroCo v1, MAE, timm), or rotary angles (CroCo v2)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -10,10 +11,16 @@ def grid_positions(rows: int, columns: int) -> Int[np.ndarray, "patches 2"]:
     return np.stack(np.mgrid[:rows, :columns], -1).reshape(-1, 2)
 
 
-def sincos_2d(width: int, rows: int, columns: int) -> Float[np.ndarray, "patches {width}"]:
+def sincos_2d(
+    width: int, rows: int, columns: int, *, trained_on: tuple[int, int] | None = None
+) -> Float[np.ndarray, "patches {width}"]:
     """Fixed 2-D sine-cosine positions (MAE, appendix A; base 10000), float32.
 
     The first half of the channels encodes x, the second y; each half is sines, then cosines.
+
+    Args:
+      trained_on: rows and columns of the grid that a model knows. Another grid is laid over the same field, so that
+        the model sees positions between those it knows; None: patches are one unit apart.
 
     Raises:
       ValueError: the width is not a multiple of 4.
@@ -21,9 +28,22 @@ def sincos_2d(width: int, rows: int, columns: int) -> Float[np.ndarray, "patches
     if width % 4:
         raise ValueError(f"sine-cosine positions need a width that is a multiple of 4, not {width}")
     # float64 keeps the angles exact; the table is made once, while tracing.
-    frequencies = 10000.0 ** -(np.arange(width // 4) / (width // 4))
-    y, x = grid_positions(rows, columns).T[:, :, None] * frequencies
+    frequencies = 1 / 10000.0 ** (np.arange(width // 4) / (width // 4))
+    positions = grid_positions(rows, columns).astype(np.float64)
+    if trained_on not in (None, (rows, columns)):
+        positions = (positions + 0.5) * np.divide(trained_on, (rows, columns)) - 0.5
+    y, x = positions.T[:, :, None] * frequencies
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], -1).astype(np.float32)
+
+
+def resize_table(
+    table: Float[Array, "patches width"], trained_on: tuple[int, int], rows: int, columns: int
+) -> Float[Array, "{rows}*{columns} width"]:
+    """A learned table of one row a patch, for another grid: bicubic, with antialiasing where it shrinks (as timm's)."""
+    if (rows, columns) == trained_on:
+        return table
+    resized = jax.image.resize(table.reshape(*trained_on, -1), (rows, columns, table.shape[-1]), "bicubic")
+    return resized.reshape(rows * columns, -1)
 
 
 def rope_2d(

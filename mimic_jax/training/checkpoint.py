@@ -1,10 +1,11 @@
-"""A workdir: `config.json`, `metrics.jsonl`, and `checkpoints/STEP/` with parameters, optimizer, data position, config.
+"""A workdir: `config.json`, `data.json`, metrics, and `checkpoints/STEP/` with parameters, optimizer, data position.
 
 Checkpoints are written in the background and appear whole or not at all (Orbax).
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,16 +13,31 @@ from flax import nnx
 
 from mimic_jax import files
 from mimic_jax.command import InputError
-from mimic_jax.models.croco import CroCo, CroCoSizes
+from mimic_jax.data.mixture import Mixture
+from mimic_jax.interop.weights import Weights
+from mimic_jax.models.kinds import abstract
+from mimic_jax.training.experiment import sizes_of
+from mimic_jax.training.metrics import METRICS, read_metrics
 from mimic_jax.training.state import TrainState
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
-METRICS = "metrics.jsonl"
+DATA = "data.json"
 
 # What may change between the runs of one workdir: it does not change what is learned. A dataset may move, since
 # checkpoints know it by its fingerprint.
-_OPERATIONAL = ("checkpoint_every", "keep_checkpoints", "log_every", "data.threads", "mesh", "axis_rules", "data.train")
+_OPERATIONAL = (
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "data.threads",
+    "data.train",
+    "eval.every",
+    "eval.pairs",
+    "eval.pictures",
+    "mesh",
+    "axis_rules",
+)
 
 
 def open_checkpoints(workdir: Path, keep: int) -> ocp.CheckpointManager:
@@ -76,8 +92,8 @@ def restore(checkpoints: ocp.CheckpointManager, state: TrainState, dataset: str)
     return TrainState(found.optimizer["step"], found.params, found.optimizer["opt_state"]), found.data["step"]
 
 
-def claim_workdir(workdir: Path, config: dict) -> None:
-    """Writes the resolved config into a new workdir, or checks that the workdir is this config's.
+def claim_workdir(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
+    """Writes the resolved config, and what the data are, into a new workdir, or checks that it is this config's.
 
     Raises:
       InputError: the workdir cannot be written, or was made by another config.
@@ -86,15 +102,16 @@ def claim_workdir(workdir: Path, config: dict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if any(workdir.iterdir()):
+            if any(inside.name != DATA for inside in workdir.iterdir()):
                 raise InputError(
                     f"{workdir}: holds other things and no {CONFIG}; --workdir must be new, empty, or ours"
                 )
+            files.write(workdir / DATA, (json.dumps(data, indent=2) + "\n").encode())
             files.write(path, (json.dumps(config, indent=2) + "\n").encode())
             return
     except OSError as error:
         raise InputError(f"--workdir={workdir} cannot be written ({error.strerror}); use another") from error
-    made_by, ours = _flatten(_read_config(workdir)), _flatten(config)
+    made_by, ours = _flatten(_read_config(workdir)), _flatten(json.loads(json.dumps(config)))
     different = sorted(
         field
         for field in made_by.keys() | ours.keys()
@@ -105,14 +122,26 @@ def claim_workdir(workdir: Path, config: dict) -> None:
         raise InputError(f"{path}: made with {changes}; give what it was made with, or another --workdir")
 
 
-def load_model(workdir: Path, step: int | None = None) -> tuple[CroCo, dict, int]:
-    """The model of a workdir, for use on one device.
+def describe_data(mixture: Mixture) -> list[dict[str, Any]]:
+    """What there is to say of each dataset: pairs, weight, and what its manifest says besides single scenes."""
+    described = []
+    for place, dataset in enumerate(mixture.datasets):
+        about = {"folder": str(dataset.folder), "pairs": len(dataset), "fingerprint": dataset.fingerprint()}
+        if mixture.weights is not None:
+            about["weight"] = mixture.weights[place]
+        try:
+            manifest = dataset.manifest()
+        except (OSError, ValueError):  # a dataset that was not mined here need not have one
+            manifest = {}
+        described.append(about | {key: value for key, value in manifest.items() if key != "scenes"})
+    return described
+
+
+def load_weights(workdir: Path, step: int | None = None) -> Weights:
+    """The weights of a workdir.
 
     Args:
       step: which checkpoint; the newest by default.
-
-    Returns:
-      model, the resolved config of its run, and the step.
 
     Raises:
       InputError: the workdir has no config or no such checkpoint.
@@ -122,6 +151,7 @@ def load_model(workdir: Path, step: int | None = None) -> tuple[CroCo, dict, int
     nothing = InputError(f"{folder}: no checkpoint yet; run `python -m launch.pretrain` on it first")
     if not folder.is_dir():
         raise nothing
+    kind, sizes = config["objective"], sizes_of(config)
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False)) as checkpoints:
         steps = sorted(checkpoints.all_steps())
         if not steps:
@@ -129,20 +159,33 @@ def load_model(workdir: Path, step: int | None = None) -> tuple[CroCo, dict, int
         step = steps[-1] if step is None else step
         if step not in steps:
             raise InputError(f"{workdir / CHECKPOINTS}: no checkpoint of step {step}, only {steps}")
-        graph, abstract = nnx.split(nnx.eval_shape(lambda: CroCo(CroCoSizes(**config["model"]), rngs=nnx.Rngs(0))))
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), nnx.to_pure_dict(abstract)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            nnx.to_pure_dict(nnx.state(abstract(kind, sizes))),
         )
         found = _restore(checkpoints, step, params=ocp.args.StandardRestore(like))
-    return nnx.merge(graph, found.params), config, step
+    about = {"origin": str(workdir), "step": step, "config": config} | _told(workdir, step)
+    return Weights(kind, sizes, found.params, about)
+
+
+def _told(workdir: Path, step: int) -> dict[str, Any]:
+    """What the workdir says of its data, and the last metrics up to a step."""
+    told = {}
+    if (workdir / DATA).is_file():
+        told["data"] = json.loads((workdir / DATA).read_text())
+    if (workdir / METRICS).is_file():
+        for line in read_metrics(workdir / METRICS):
+            if line["step"] <= step:
+                told["evaluation" if "evaluation" in line else "metrics"] = line
+    return told
 
 
 def _read_config(workdir: Path) -> dict:
     path = workdir / CONFIG
     try:
         config = json.loads(path.read_text())
-        config["model"], config["data"]
+        config["objective"], config["model"], config["data"]["crop"]
         return config
     except FileNotFoundError:
         raise InputError(f"{path}: missing; --workdir is a folder that `python -m launch.pretrain` made") from None

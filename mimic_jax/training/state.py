@@ -8,17 +8,23 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
+from mimic_jax.command import InputError
+from mimic_jax.interop.weights import Weights
+from mimic_jax.models.sizes import Sizes
 from mimic_jax.training.mesh import Rules, sharding
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step: updates made so far. params: nested dicts of arrays. opt_state: Optax's."""
+    """Or, leaf for leaf, the shapes or the shardings of one.
 
-    step: Int[Array, ""]
+    step: updates made so far, an int32 scalar. params: nested dicts of arrays. opt_state: Optax's.
+    """
+
+    step: PyTree
     params: PyTree
     opt_state: PyTree
 
@@ -59,3 +65,45 @@ def init_state(
         ),
     )
     return graph, jax.jit(init, out_shardings=shardings)(key)
+
+
+def start_from(state: TrainState, weights: Weights, kind: str, sizes: Sizes) -> tuple[TrainState, str]:
+    """A fresh state with parameters taken from weights, each laid out as the state's own.
+
+    The encoder is always taken. The rest is where the weights are of the same kind of model: a decoder of another
+    objective does something else.
+
+    Args:
+      kind, sizes: of the model that is trained.
+
+    Returns:
+      The state, and one line that says what was taken and what starts fresh.
+
+    Raises:
+      InputError: the weights are of a model with other sizes.
+    """
+    shared = ["encoder_width", "encoder_depth", "encoder_heads", "patch_size", "positions", "class_token"]
+    if kind == weights.kind:
+        shared += ["decoder_width", "decoder_depth", "decoder_heads"]
+    for field in shared:
+        theirs, ours = getattr(weights.sizes, field), getattr(sizes, field)
+        if theirs != ours:
+            raise InputError(
+                f"config.init: its {field} is {theirs!r}, config.model.{field} is {ours!r}; make them equal"
+            )
+    flat, given = (nnx.traversals.flatten_mapping(params) for params in (state.params, weights.params))
+    fresh = []
+    for path, parameter in flat.items():
+        if path in given and (kind == weights.kind or path[0] == "encoder"):
+            if given[path].shape != parameter.shape:
+                raise InputError(
+                    f"config.init: its {'.'.join(path)} has shape {given[path].shape}, {parameter.shape} is needed"
+                )
+            flat[path] = jax.device_put(given[path], parameter.sharding)
+        else:
+            fresh.append(path)
+    said = f"begins from {len(flat) - len(fresh)} of {len(flat)} parameters"
+    if fresh:
+        said += f"; fresh: {', '.join(sorted({path[0] for path in fresh}))}"
+    params = nnx.traversals.unflatten_mapping(flat)
+    return dataclasses.replace(state, params=params), said

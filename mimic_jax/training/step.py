@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from mimic_jax.data.augment import Augmentation, augment
+from mimic_jax.models import completion
 from mimic_jax.training.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
@@ -24,7 +25,7 @@ def make_train_step(
     batch_sharding: NamedSharding,
     replicated: NamedSharding,
 ) -> Step:
-    """Builds `(state, batch, key) → (state, metrics)`.
+    """Builds `(state, batch, key) → (state, metrics)` for any model that completes masked views.
 
     `key` is the run's key: the step folds its own number in, so that a resumed run draws what it would have drawn.
     The state passed in is donated. `state` here only tells the shardings.
@@ -32,11 +33,12 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         key_augment, key_mask = jax.random.split(jax.random.fold_in(key, state.step))
-        view1, view2 = augment(key_augment, batch["view1"], batch["view2"], augmentation)
+        views = augment(key_augment, batch, augmentation)
 
         def loss_of(params: PyTree) -> Float[Array, ""]:
             model = nnx.merge(graph, params)
-            return model.loss(view1, view2, model.random_visible(key_mask, view1)).mean()
+            visible = completion.random_visible(key_mask, views[0], model.sizes)
+            return completion.loss(model, views, visible).mean()
 
         loss, gradients = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

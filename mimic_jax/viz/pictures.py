@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int16, UInt8
+from jaxtyping import Float, Int, Int16, UInt8
 
 from mimic_jax import records
 from mimic_jax.command import InputError
@@ -13,6 +13,7 @@ from mimic_jax.command import InputError
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
 _GAP = 4
+_LINE = 22  # the height of a line of text
 
 
 def save(picture: Picture, path: Path) -> None:
@@ -78,6 +79,26 @@ def draw_pair(pair: records.Pair, lines: int = 24) -> Picture:
     return canvas
 
 
+def fit(image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> Picture:
+    """An image of any shape scaled to cover `size` (height, width), and the middle of it cut out."""
+    height, width = size
+    scale = max(height / image.shape[0], width / image.shape[1])
+    # Rounded up to the size at least: half a pixel must not be missing.
+    covering = max(width, round(image.shape[1] * scale)), max(height, round(image.shape[0] * scale))
+    if covering != image.shape[1::-1]:
+        # Averaging over areas is for shrinking alone.
+        image = cv2.resize(image, covering, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    top, left = (covering[1] - height) // 2, (covering[0] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def label(picture: Picture, text: str) -> Picture:
+    """A picture with a line of text above it, on white."""
+    band = np.full((_LINE, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(band, text, (0, _LINE - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([band, picture])
+
+
 def tint_matches(
     view1: Picture, view2: Picture, correspondence: Int16[np.ndarray, " patches"]
 ) -> tuple[Picture, Picture]:
@@ -89,20 +110,34 @@ def tint_matches(
     """
     side = round(len(correspondence) ** 0.5)
     matched = np.flatnonzero(correspondence >= 0)
-    row, column = np.divmod(matched, side)
-    # Neighbours look alike, so that a patch out of its place stands out: red grows to the right, green downwards.
-    red, green = (255 * (place + 0.5) / side for place in (column, row))
-    colours = np.stack([red, green, 255 - (red + green) / 2], axis=-1)
-    return _tint(view1, matched, colours, side), _tint(view2, correspondence[matched], colours, side)
+    colours = place_colours((side, side))[matched]
+    return tint(view1, matched, colours, (side, side)), tint(view2, correspondence[matched], colours, (side, side))
 
 
-def _tint(view, patches, colours, side: int) -> Picture:
+def place_colours(grid: tuple[int, int]) -> Float[np.ndarray, "patches 3"]:
+    """A colour for each patch of a grid of (rows, columns), row-major, in [0, 255].
+
+    Neighbours look alike, so that a patch out of its place stands out: red grows to the right, green downwards.
+    """
+    row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    red, green = 255 * (column + 0.5) / grid[1], 255 * (row + 0.5) / grid[0]
+    return np.stack([red, green, 255 - (red + green) / 2], axis=-1)
+
+
+def tint(
+    view: Picture,
+    patches: Int[np.ndarray, " tinted"],
+    colours: Float[np.ndarray, "tinted 3"],
+    grid: tuple[int, int],
+) -> Picture:
+    """A view with some patches of a grid of (rows, columns) in colours, and all else darkened."""
     height, width, _ = view.shape
+    rows, columns = grid
     tinted = view * np.float32(0.3)
-    for patch, colour in zip(patches, colours, strict=True):
+    for patch, colour in zip(patches.tolist(), colours, strict=True):
         (y, next_y), (x, next_x) = (
-            (place * length // side, (place + 1) * length // side)
-            for place, length in [(patch // side, height), (patch % side, width)]
+            (place * length // count, (place + 1) * length // count)
+            for place, length, count in [(patch // columns, height, rows), (patch % columns, width, columns)]
         )
         tinted[y:next_y, x:next_x] = 0.55 * view[y:next_y, x:next_x] + 0.45 * colour
     return tinted.round().astype(np.uint8)

@@ -31,6 +31,7 @@ SMALL = {
     "data.size": 20,
     "data.crop": 16,
     "optimizer.warmup_steps": 5,
+    "eval.every": 0,
 }
 
 
@@ -141,6 +142,11 @@ def test_bad_input_gets_one_clear_line(dataset, uninterrupted, tmp_path):
     refused(pretrain(dataset, tmp_path, model__encoder_heads=3), r"config\.model", "encoder_width 16")
     refused(pretrain(dataset, tmp_path, data__crop=18), r"config\.data\.crop=18")
     refused(pretrain(dataset, tmp_path, steps=5), r"warmup_steps=5 must be below", r"schedule_steps=5")
+    refused(pretrain(dataset, tmp_path, objective="dino"), r"config\.objective='dino' is none of")
+    refused(pretrain(dataset, tmp_path, objective="mae"), r"config\.data\.views='pair'", "'first' or 'both'")
+    refused(pretrain(dataset, tmp_path, init="absent.pth"), r"absent\.pth: no such file")
+    refused(pretrain(dataset, tmp_path, eval__held_out=1.0), r"config\.eval\.held_out=1\.0")
+    refused(pretrain(f"{dataset},{dataset}", tmp_path), r"config\.data\.train: .* is given twice")
     refused(pretrain(dataset, tmp_path, batch_size=0), r"config\.batch_size=0")
     refused(pretrain(dataset, tmp_path, mesh__data=7), r"config\.mesh")
     refused(pretrain("", tmp_path), r"config\.data\.train is not set")
@@ -214,23 +220,3 @@ def test_bad_flags_get_one_clear_line(dataset):
     help = run("--help")
     assert "--workdir" in help.stdout
     assert "python -m launch.pretrain" in help.stdout
-
-
-def test_reconstruct_draws_four_columns_for_each_pair(dataset, uninterrupted, tmp_path):
-    run = lambda *flags: subprocess.run(  # noqa: E731
-        [sys.executable, "-m", "launch.reconstruct", f"--data={dataset}", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-    output = tmp_path / "new folder" / "picture.png"
-    done = run(f"--workdir={uninterrupted}", f"--output={output}", "--rows=3")
-    assert done.returncode == 0, done.stderr
-    import cv2
-
-    picture = cv2.imread(str(output))
-    assert picture.shape == (20 + 3 * 160 + 2 * 4, 4 * 160 + 3 * 4, 3)
-    refused(run(f"--workdir={uninterrupted}", "--output=picture.jpg"), r"\.png")
-    refused(run(f"--workdir={uninterrupted}", f"--output={output}", "--step=3"), "no checkpoint of step 3")
-    refused(run(f"--workdir={tmp_path}", f"--output={output}"), r"config\.json: missing")

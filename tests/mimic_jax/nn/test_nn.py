@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mimic_jax.nn.masking import gather, mask_of, random_visible, scatter
 from mimic_jax.nn.patches import patchify, unpatchify
-from mimic_jax.nn.positions import grid_positions, rope_2d, sincos_2d
+from mimic_jax.nn.positions import grid_positions, resize_table, rope_2d, sincos_2d
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
@@ -57,6 +57,27 @@ def test_rope_by_hand():
 def test_sincos_by_hand():
     """Width 4 has one frequency, 1, and x comes first."""
     np.testing.assert_allclose(sincos_2d(4, 2, 3)[5], [np.sin(2), np.cos(2), np.sin(1), np.cos(1)], rtol=1e-6)
+
+
+def test_sincos_of_another_grid_covers_the_field_of_the_one_it_was_trained_on():
+    """The middle of patch 5 of 8 lies where 5.5 · 4/8 − 0.5 = 2.25 of 4 does; x and y each by their own ratio."""
+    found = sincos_2d(8, 8, 6, trained_on=(4, 3)).reshape(8, 6, 8)
+    y, x = 2.25, (1 + 0.5) * 3 / 6 - 0.5
+    angles = lambda place: np.array([place, place / 100])  # noqa: E731
+    expected = np.concatenate([np.sin(angles(x)), np.cos(angles(x)), np.sin(angles(y)), np.cos(angles(y))])
+    np.testing.assert_allclose(found[5, 1], expected, rtol=1e-6)
+    np.testing.assert_array_equal(sincos_2d(8, 4, 3, trained_on=(4, 3)), sincos_2d(8, 4, 3))
+
+
+@pytest.mark.parametrize("grid", [(20, 31), (9, 4), (14, 14)])
+def test_a_learned_table_is_resized_as_pytorch_resizes_it(grid):
+    torch = pytest.importorskip("torch")
+    table = np.random.default_rng(0).normal(size=(14 * 10, 6)).astype(np.float32)
+    found = resize_table(jnp.asarray(table), (14, 10), *grid)
+    image = torch.from_numpy(table.reshape(1, 14, 10, 6)).permute(0, 3, 1, 2)
+    # What timm's resample_abs_pos_embed does.
+    resized = torch.nn.functional.interpolate(image, grid, mode="bicubic", antialias=True)
+    np.testing.assert_allclose(found, resized.permute(0, 2, 3, 1).reshape(-1, 6), atol=1e-5)
 
 
 def test_masks_hide_the_count_they_should_uniformly():

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+import pytest
 
-from mimic_jax.interop.torch_names import from_torch
-from mimic_jax.models.croco import CroCo, CroCoSizes
+from mimic_jax.interop.names import CROCO, MAE, MIMIC, from_published
+from mimic_jax.models.kinds import abstract
+from mimic_jax.models.sizes import Sizes
 from mimic_jax.training.optimizer import adamw, decays, learning_rate
 
 
@@ -20,15 +21,23 @@ def test_schedule_is_linear_then_half_a_cosine():
         np.testing.assert_allclose(schedule(step), expected, rtol=1e-5, atol=1e-6 * peak)
 
 
-def test_decay_spares_what_is_one_dimensional_in_the_published_model(parity):
-    fixture = np.load(parity / "croco_cosine.npz")
+@pytest.mark.parametrize(
+    ("file", "kind", "names", "others"),
+    [
+        ("croco_cosine", "croco", CROCO, {}),
+        ("mimic_croco_cls", "croco", MIMIC, {"class_token": True}),
+        ("mae", "mae", MAE, {"class_token": True}),
+    ],
+)
+def test_decay_spares_what_is_one_dimensional_in_the_published_model(parity, file, kind, names, others):
+    fixture = np.load(parity / f"{file}.npz")
     tensors = {
         key.removeprefix("param/"): np.full_like(fixture[key], fixture[key].ndim > 1)
         for key in fixture
         if key.startswith("param/")
     }
-    sizes = CroCoSizes(64, 3, 4, 48, 2, 4, positions="cosine")
-    expected = from_torch(nnx.eval_shape(lambda: CroCo(sizes, rngs=nnx.Rngs(0))), tensors)
+    sizes = Sizes(64, 3, 4, 48, 2, 4, positions="cosine", **others)
+    expected = from_published(abstract(kind, sizes), tensors, names)
     found = decays(expected)
     assert jax.tree.all(jax.tree.map(lambda marked, decayed: bool((marked == decayed).all()), expected, found))
 

@@ -10,14 +10,16 @@ import pytest
 from flax import nnx
 
 from mimic_jax.command import InputError
-from mimic_jax.models.croco import CroCo, CroCoSizes
+from mimic_jax.models.kinds import abstract
+from mimic_jax.models.sizes import Sizes
 from mimic_jax.training.mesh import make_mesh, sharding
 
 STEP = """
 import sys, jax, numpy as np, optax
 from flax import nnx
 from mimic_jax.data.augment import Augmentation
-from mimic_jax.models.croco import CroCo, CroCoSizes
+from mimic_jax.models.kinds import build
+from mimic_jax.models.sizes import Sizes
 from mimic_jax.training.mesh import make_mesh, sharding
 from mimic_jax.training.optimizer import adamw
 from mimic_jax.training.state import init_state
@@ -26,11 +28,14 @@ from mimic_jax.training.step import make_train_step
 rules = {"batch": "data"}
 mesh = make_mesh({"data": -1}, rules, 8)
 optimizer = adamw(lambda _: 1e-3, b1=0.9, b2=0.95, weight_decay=0.05)
-sizes = CroCoSizes(32, 2, 2, 32, 2, 2, patch_size=8)
-graph, state = init_state(lambda rngs: CroCo(sizes, rngs=rngs), optimizer, jax.random.key(0), mesh, rules)
+kind, views = sys.argv[2:]
+sizes = Sizes(32, 2, 2, 32, 2, 2, patch_size=8)
+graph, state = init_state(lambda rngs: build(kind, sizes, rngs), optimizer, jax.random.key(0), mesh, rules)
 over_batch, everywhere = sharding(mesh, rules, ("batch",)), sharding(mesh, rules)
+single = {"area": (0.2, 1.0), "flip": 0.5}
+augmentation = Augmentation((32, 32), views, 0.4, **({"swap": 0.5} if views == "pair" else single))
 step = make_train_step(
-    graph, optimizer, lambda _: 1e-3, Augmentation(32, 0.4, 0.5), state, over_batch, everywhere
+    graph, optimizer, lambda _: 1e-3, augmentation, state, over_batch, everywhere
 )
 views = np.random.default_rng(0).integers(0, 256, (2, 8, 40, 40, 3), np.uint8)
 batch = {name: jax.device_put(view, over_batch) for name, view in zip(("view1", "view2"), views)}
@@ -38,19 +43,20 @@ before = state
 for _ in range(2):
     state, metrics = step(state, batch, jax.random.key(1))
 assert before.params["mask_token"].is_deleted(), "the state was not donated"
-kernel = state.params["encoder"]["mlp"]["expand"]["kernel"]
+kernel = state.params["encoder"]["blocks"]["mlp"]["expand"]["kernel"]
 assert len(kernel.sharding.device_set) == jax.device_count()
 assert len(batch["view1"].addressable_shards) == jax.device_count()
 np.savez(sys.argv[1], loss=metrics["loss"], norm=metrics["gradient_norm"], kernel=kernel)
 """
 
 
-def test_many_devices_give_what_one_gives(tmp_path):
+@pytest.mark.parametrize(("kind", "views"), [("croco", "pair"), ("mae", "both")])
+def test_many_devices_give_what_one_gives(tmp_path, kind, views):
     results = []
     for devices in (1, 4):
         output = tmp_path / f"{devices}.npz"
         flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-        subprocess.run([sys.executable, "-c", STEP, str(output)], env=os.environ | flags, check=True)
+        subprocess.run([sys.executable, "-c", STEP, str(output), kind, views], env=os.environ | flags, check=True)
         results.append(np.load(output))
     for name in ("loss", "norm", "kernel"):
         np.testing.assert_allclose(results[1][name], results[0][name], rtol=1e-5, atol=1e-6)
@@ -74,8 +80,10 @@ def test_a_batch_must_divide_over_its_devices():
 
 def test_any_logical_axis_can_be_split():
     """No parameter has one axis twice, which no sharding could place."""
-    sizes = CroCoSizes(32, 2, 2, 32, 2, 2, patch_size=8)
-    for path, parameter in nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: CroCo(sizes, rngs=nnx.Rngs(0))))):
+    sizes = Sizes(32, 2, 2, 32, 2, 2, patch_size=8, positions="learned", position_grid=(4, 4), class_token=True)
+    for path, parameter in [
+        pair for kind in ("croco", "mae") for pair in nnx.to_flat_state(nnx.state(abstract(kind, sizes)))
+    ]:
         names = [axis for axis in parameter.get_metadata()["axes"] if axis]
         assert len(names) == len(set(names)), path
         assert len(parameter.get_metadata()["axes"]) == parameter.get_value().ndim, path

@@ -3,15 +3,13 @@
 import dataclasses
 
 import cv2
-import jax
 import numpy as np
-from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mimic_jax import records
-from mimic_jax.models.croco import CroCo, CroCoSizes
 from mimic_jax.viz import pictures
-from mimic_jax.viz.reconstruction import draw_reconstructions
-from tests.datasets import make_pair, write_dataset
+from tests.datasets import make_pair
 
 
 def test_lines_end_at_the_centres_of_matched_patches():
@@ -37,24 +35,31 @@ def test_grid_puts_pictures_in_their_places(tmp_path):
     assert (cv2.imread(str(tmp_path / "new" / "grid.png"))[..., ::-1] == found).all()
 
 
-def test_visible_patches_are_the_true_pixels(tmp_path):
-    write_dataset(tmp_path / "d", [make_pair(seed) for seed in range(3)], shards=1)
-    dataset = records.open_dataset(tmp_path / "d")
-    model = CroCo(CroCoSizes(16, 1, 2, 16, 1, 2, patch_size=8, mask_ratio=0.5), rngs=nnx.Rngs(0))
-    found = draw_reconstructions(model, dataset, size=32, crop=32, rows=3, seed=5)
-    side = 160
-    assert found.shape == (20 + 3 * side + 2 * 4, 4 * side + 3 * 4, 3)
-    visible = np.asarray(model.random_visible(jax.random.key(5), jax.numpy.zeros((3, 32, 32, 3))))
-    for row in range(3):
-        cells = [found[20 + row * 164 :, column * 164 :][:side:5, :side:5].astype(int) for column in range(4)]
-        masked, view2, completed, view1 = cells
-        assert np.abs(view1[:, ::-1] - view2).max() < 12, "the views are each other's mirror images"
-        for patch in range(16):
-            here = np.s_[patch // 4 * 8 : patch // 4 * 8 + 8, patch % 4 * 8 : patch % 4 * 8 + 8]
-            if patch in visible[row]:
-                assert (masked[here] == view1[here]).all()
-                assert (completed[here] == view1[here]).all()
-            else:
-                assert len(np.unique(masked[here].reshape(-1, 3), axis=0)) == 1
-                # The true patch's mean is lent to the completion.
-                assert np.abs(completed[here].mean() - view1[here].mean()) < 12
+@given(
+    st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.integers(0, 255),
+)
+def test_an_image_of_any_shape_fits(shape, size, colour):
+    found = pictures.fit(np.full((*shape, 3), colour, np.uint8), size)
+    assert found.shape == (*size, 3)
+    assert (found == colour).all(), "nothing is added at the edges"
+
+
+def test_an_image_is_covered_and_its_middle_kept():
+    """Three times the height that is needed: each pixel is the mean of 3 × 3, and of the width the middle is left."""
+    image = np.random.default_rng(0).integers(0, 256, (24, 48, 3), np.uint8)
+    means = image.reshape(8, 3, 16, 3, 3).mean((1, 3))
+    assert np.abs(pictures.fit(image, (8, 10)) - means[:, 3:13]).max() <= 0.5
+    assert np.abs(pictures.fit(image.swapaxes(0, 1), (10, 8)) - means[:, 3:13].swapaxes(0, 1)).max() <= 0.5
+    assert (pictures.fit(image, (24, 48)) == image).all()
+    assert pictures.fit(image[::3, ::3], (24, 48)).shape == (24, 48, 3)
+
+
+def test_tints_follow_the_rows_and_columns_of_their_grid():
+    colours = pictures.place_colours((2, 3))
+    assert (np.diff(colours[:3, 0]) > 0).all(), "red grows to the right"
+    assert (colours[3:, 1] > colours[:3, 1]).all(), "green grows downwards"
+    tinted = pictures.tint(np.zeros((20, 30, 3), np.uint8), np.array([4]), colours[4:5], (2, 3))
+    assert (tinted[10:, 10:20] == (0.45 * colours[4]).round()).all()
+    assert tinted.sum() == tinted[10:, 10:20].astype(int).sum()

@@ -1,0 +1,55 @@
+"""CroCo v2: ViT-L encoder, Base decoder, rotary positions (arXiv 2211.10408, section 4).
+
+Trained there on 1.8 M pairs rendered in Habitat and 5.3 M of four real sets (ARKitScenes, MegaDepth, 3DStreetView,
+IndoorVL), every pair equally likely: --config.data.train=habitat,arkitscenes,megadepth,streetview,indoorvl.
+8 GPUs of 64 pairs.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from mimic_jax.models.sizes import published
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.objective = "croco"
+    config.seed = 0
+    config.init = ""  # weights to begin from: a workdir, an import, a .pth
+    config.epochs = 125.0  # of a schedule of 250
+    config.steps = placeholder(int)  # set: stop there, whatever the epochs
+    config.batch_size = 512
+    config.log_every = 100
+    config.checkpoint_every = 2000
+    config.keep_checkpoints = 3
+    config.compute_dtype = "float32"  # with TF32 products there; bfloat16 is faster
+
+    config.model = ConfigDict(published("vit_l", "base", positions="rope100", mask_ratio=0.9, norm_pix_loss=True))
+
+    config.data = ConfigDict()
+    config.data.train = ""  # a dataset folder, or several: --config.data.train=a,b,c
+    config.data.size = 256
+    config.data.crop = 224  # at random, differently in each view
+    config.data.views = "pair"
+    config.data.jitter = 0.4  # brightness, contrast, saturation, drawn for each view
+    config.data.swap = 0.0
+    config.data.threads = 16
+
+    config.eval = ConfigDict()
+    config.eval.data = ""  # a dataset; empty: a share of the scenes of data.train is held out
+    config.eval.held_out = 0.01
+    config.eval.every = 10_000
+    config.eval.pairs = 512
+    config.eval.pictures = 8
+
+    config.optimizer = ConfigDict()
+    config.optimizer.base_learning_rate = 1.5e-4  # for a batch of 256: 3e-4 at 512
+    config.optimizer.warmup_epochs = 12.0
+    config.optimizer.schedule_epochs = 250.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.95
+    config.optimizer.weight_decay = 0.05
+
+    config.mesh = ConfigDict({"data": -1})
+    config.axis_rules = ConfigDict({"batch": "data"})
+    return config

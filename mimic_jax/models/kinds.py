@@ -1,0 +1,30 @@
+"""The models, by the names that configs and weights have for them."""
+
+import functools
+
+import jax.numpy as jnp
+from flax import nnx
+
+from mimic_jax.models.croco import CroCo
+from mimic_jax.models.mae import MAE
+from mimic_jax.models.sizes import Sizes
+from mimic_jax.models.vit import Encoder
+
+# What is trained here: models that complete masked views (see models.completion).
+OBJECTIVES = {"croco": CroCo, "mae": MAE}
+MODELS = OBJECTIVES | {"vit": Encoder}
+
+
+def build(kind: str, sizes: Sizes, rngs: nnx.Rngs, dtype: jnp.dtype | None = None) -> nnx.Module:
+    """A model with fresh parameters.
+
+    Raises:
+      KeyError: the kind is none of MODELS.
+    """
+    return MODELS[kind](sizes, rngs=rngs, dtype=dtype)
+
+
+@functools.cache
+def abstract(kind: str, sizes: Sizes) -> nnx.Module:
+    """A model whose parameters have shapes and no values. Made once, as tracing takes seconds: not to be changed."""
+    return nnx.eval_shape(lambda: build(kind, sizes, nnx.Rngs(0)))

@@ -1,0 +1,57 @@
+"""MAE: complete a masked image from what is left of it (arXiv 2111.06377)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mimic_jax.models.completion import decoder_positions
+from mimic_jax.models.sizes import ROPE_BASES, Sizes
+from mimic_jax.models.vit import ViT
+from mimic_jax.nn.blocks import EncoderBlock, run, stack
+from mimic_jax.nn.layers import layer_norm, linear
+from mimic_jax.nn.masking import scatter
+from mimic_jax.nn.patches import grid_of
+from mimic_jax.nn.positions import grid_positions
+
+Images = Float[Array, "batch height width 3"]
+Visible = Int[Array, "batch visible"]
+
+
+class MAE(nnx.Module):
+    """An encoder for the patches that are seen, and a decoder of plain self-attention for all."""
+
+    views = 1
+
+    def __init__(self, sizes: Sizes, *, rngs: nnx.Rngs, dtype: jnp.dtype | None = None):
+        self.sizes = sizes
+        width, rope_base = sizes.decoder_width, ROPE_BASES[sizes.positions]
+        self.encoder = ViT(sizes, rngs=rngs, dtype=dtype)
+        self.decoder_embed = linear(
+            sizes.encoder_width, width, axes_in=("embed",), axes_out=("decoder_embed",), rngs=rngs, dtype=dtype
+        )
+        # Neither bias nor scale, so that weight decay applies to it: it has three dimensions as published.
+        self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)), axes=(None, None, "embed"))
+        self.decoder = stack(
+            lambda: EncoderBlock(width, sizes.decoder_heads, rope_base=rope_base, rngs=rngs, dtype=dtype),
+            sizes.decoder_depth,
+        )
+        self.decoder_norm = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.prediction_head = linear(
+            width, 3 * sizes.patch_size**2, axes_in=("embed",), axes_out=("pixels",), rngs=rngs, dtype=dtype
+        )
+
+    def encode(self, images: Images, visible: Visible | None = None) -> Float[Array, "batch tokens embed"]:
+        """Features of the visible patches of normalised images, or of all; after a class token where there is one."""
+        return self.encoder(images, visible)
+
+    def __call__(self, images: Images, visible: Visible) -> Float[Array, "batch patches patch_pixels"]:
+        """Predicted pixels of every patch of normalised images, of which only the `visible` patches were seen."""
+        sizes = self.sizes
+        rows, columns = grid = grid_of(images, sizes.patch_size)
+        tokens = self.decoder_embed(self.encode(images, visible))
+        tokens = scatter(tokens, visible, self.mask_token[0, 0], rows * columns, leading=int(sizes.class_token))
+        tokens = decoder_positions(tokens, grid, sizes)
+        rotary = ROPE_BASES[sizes.positions] is not None
+        tokens, _ = run(self.decoder, tokens, jnp.asarray(grid_positions(rows, columns))[None] if rotary else None)
+        return self.prediction_head(self.decoder_norm(tokens)[:, sizes.class_token :])

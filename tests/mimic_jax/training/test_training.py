@@ -1,0 +1,145 @@
+"""Training from start to end in this process: every objective, weights to begin from, evaluation, mixtures."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import croco_tiny, mimic_croco_vitb, mimic_mae_vitb
+from mimic_jax.command import InputError
+from mimic_jax.interop.load import load
+from mimic_jax.interop.weights import Weights, save_folder
+from mimic_jax.models.kinds import build
+from mimic_jax.models.sizes import Sizes
+from mimic_jax.training.loop import train
+from tests.datasets import make_pair, write_dataset
+
+SIZES = {"encoder_width": 16, "encoder_depth": 1, "encoder_heads": 2, "decoder_width": 16, "decoder_depth": 1}
+SIZES |= {"decoder_heads": 2, "patch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "pairs"
+    write_dataset(folder, [make_pair(seed, scene=f"scene {seed % 3}") for seed in range(11)])
+    return folder
+
+
+def small(module, dataset, **changes):
+    config = module.get_config()
+    config.model.update(SIZES)
+    config.data.train = str(dataset)
+    config.data.size = config.data.crop = 32
+    config.batch_size = 4
+    config.steps = 3
+    config.eval.every = 0
+    if "warmup_steps" in config.optimizer:
+        config.optimizer.warmup_steps = 1
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+@pytest.mark.parametrize("module", [mimic_croco_vitb, mimic_mae_vitb])
+def test_the_published_objectives_train_and_evaluate(dataset, tmp_path, module):
+    config = small(module, dataset, epochs=1.2, eval__every=2, eval__pairs=8, eval__pictures=1)
+    config.steps = None
+    config.optimizer.warmup_epochs = 0
+    train(config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    # One scene of three is held out; single images are two of each pair, and a step takes four.
+    held_out = [line["evaluation"]["pairs"] for line in lines if "evaluation" in line]
+    left = 11 - held_out[0]
+    images = 2 if module is mimic_mae_vitb else 1
+    steps = round(1.2 * left * images / 4)
+    assert [line["step"] for line in lines if "evaluation" in line] == [*range(2, steps, 2), steps]
+    weights = load(tmp_path)
+    assert weights.about["step"] == steps
+    assert weights.sizes.position_grid == (4, 4)
+    assert weights.about["data"][0]["pairs"] == 11
+    assert weights.about["evaluation"]["evaluation"].keys() >= {"error", "psnr"}
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_tensorboard_has_numbers_and_pictures(dataset, tmp_path):
+    from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401
+    from tensorboardX.proto.event_pb2 import Event
+
+    train(small(croco_tiny, dataset, eval__every=3, eval__pairs=4, eval__pictures=2), tmp_path)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    data, tags, place = events.read_bytes(), {}, 0
+    while place < len(data):  # TFRecord: length, checksum, event, checksum
+        length = int.from_bytes(data[place : place + 8], "little")
+        event = Event.FromString(data[place + 12 : place + 12 + length])
+        tags |= {value.tag: (event.step, value) for value in event.summary.value}
+        place += 16 + length
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    step, value = tags["train/loss"]
+    assert (step, value.simple_value) == (3, pytest.approx(lines[-2]["loss"], rel=1e-6))
+    step, value = tags["evaluation/ratio"]
+    assert value.simple_value == pytest.approx(lines[-1]["evaluation"]["ratio"], rel=1e-6)
+    assert tags["reconstruction"][1].image.height > 32
+
+
+def test_a_mixture_trains_and_knows_its_own_checkpoint(dataset, tmp_path):
+    other = tmp_path / "other"
+    write_dataset(other, [make_pair(100 + seed, scene=f"place {seed % 2}") for seed in range(6)])
+    config = small(croco_tiny, f"{dataset},{other}")
+    train(config, tmp_path / "run")
+    assert [each["pairs"] for each in load(tmp_path / "run").about["data"]] == [11, 6]
+    config = small(croco_tiny, dataset)
+    config.steps, config.optimizer.schedule_steps = 3, 3
+    with pytest.raises(InputError, match=r"config\.data\.train has changed"):
+        train(config, tmp_path / "run")
+    with config.ignore_type():
+        config.data.train = ((str(dataset), 3), (str(other), 1))
+    train(config, tmp_path / "weighted")
+    about = load(tmp_path / "weighted").about
+    assert [each["weight"] for each in about["data"]] == [3, 1]
+    # Begun again, the run knows its own config, though JSON has lists where Python had tuples.
+    train(config, tmp_path / "weighted")
+
+
+def test_training_begins_from_given_weights(dataset, tmp_path, capsys):
+    """With a learning rate of 0 the checkpoint is what training began from."""
+    sizes = Sizes(**SIZES, positions="rope100")
+    params = nnx.to_pure_dict(nnx.state(build("croco", sizes, nnx.Rngs(7))))
+    whole = Weights("croco", sizes, jax.tree.map(np.asarray, params), {})
+    save_folder(whole, tmp_path / "whole")
+    encoder = Weights("vit", dataclasses.replace(sizes, decoder_depth=0), {"encoder": whole.params["encoder"]}, {})
+    save_folder(encoder, tmp_path / "encoder")
+    still = {"optimizer__base_learning_rate": 0.0, "steps": 2}
+
+    train(small(croco_tiny, dataset, init=str(tmp_path / "whole"), **still), tmp_path / "run")
+    found = load(tmp_path / "run").params
+    jax.tree.map(np.testing.assert_array_equal, found, whole.params)
+    assert "begins from" in capsys.readouterr().out
+
+    train(small(croco_tiny, dataset, init=str(tmp_path / "encoder"), **still), tmp_path / "from_encoder")
+    found = load(tmp_path / "from_encoder").params
+    jax.tree.map(np.testing.assert_array_equal, found["encoder"], whole.params["encoder"])
+    assert not np.array_equal(found["mask_token"], whole.params["mask_token"])
+    assert "fresh: decoder, decoder_embed, decoder_norm, mask_token, prediction_head" in capsys.readouterr().out
+
+    # A run carries on from its own checkpoint, not from the weights again.
+    config = small(croco_tiny, dataset, init=str(tmp_path / "whole"))
+    with pytest.raises(InputError, match=r"config\.init: its encoder_depth is 1, config\.model\.encoder_depth is 2"):
+        train(small(croco_tiny, dataset, init=config.init, model__encoder_depth=2), tmp_path / "deeper")
+    assert not (tmp_path / "deeper").exists()
+
+
+def test_a_single_scene_holds_nothing_out_and_says_so(tmp_path, capsys):
+    write_dataset(tmp_path / "one", [make_pair(seed, scene="kitchen") for seed in range(5)])
+    train(small(croco_tiny, tmp_path / "one", eval__every=1), tmp_path / "run")
+    assert "single scene" in capsys.readouterr().out
+    assert "evaluation" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_rectangular_views_train(dataset, tmp_path):
+    config = small(croco_tiny, dataset, eval__every=3, eval__pairs=4)
+    with config.ignore_type():
+        config.data.size, config.data.crop = (26, 44), (24, 40)
+    train(config, tmp_path)
+    assert load(tmp_path).about["evaluation"]["evaluation"]["pairs"] == 4
