@@ -77,8 +77,8 @@ def on_beam(function: Callable[[Item], object], items: Sequence[Item], options: 
     """Calls `function` on every item through Apache Beam; what it returns is lost.
 
     Args:
-      options: as Beam's own programs take them, "--runner=…" first among them; Beam's direct runner where empty. What is
-        wrong with them `check_beam` tells, before anything is begun.
+      options: as Beam's own programs take them, "--runner=…" first among them; Beam's direct runner where empty. What
+        is wrong with them `check_beam` tells, before anything is begun.
       place: a folder that every worker can read; the items pass through a file there, as they may be too many for the
         description of a pipeline.
 

@@ -80,7 +80,7 @@ def masked_mse(
 def decoder_positions(
     tokens: Float[Array, "batch tokens embed"], grid: tuple[int, int], sizes: Sizes
 ) -> Float[Array, "batch tokens embed"]:
-    """The decoder's tokens with the fixed rows of their patches added. A class token gets none, nor do rotary models."""
+    """The decoder's tokens with the fixed rows of their patches added; none for a class token or a rotary model."""
     if ROPE_BASES[sizes.positions] is not None:
         return tokens
     rows = sincos_2d(tokens.shape[-1], *grid, trained_on=sizes.position_grid)

@@ -1,7 +1,6 @@
 """Pre-training from the command line: real processes, really killed."""
 
 import json
-import os
 import re
 import shutil
 import signal
