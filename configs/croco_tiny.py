@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
             "decoder_heads": 2,
             "patch_size": 8,
             "positions": "rope100",
+            "class_token": False,
             "mask_ratio": 0.9,
             "norm_pix_loss": True,
         }

@@ -22,7 +22,9 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 3
     config.compute_dtype = "bfloat16"  # float16 with loss scaling there; parameters and the loss are float32
 
-    config.model = ConfigDict(published("vit_b", "small", positions="cosine", mask_ratio=0.9, norm_pix_loss=True))
+    config.model = ConfigDict(
+        published("vit_b", "small", positions="cosine", class_token=False, mask_ratio=0.9, norm_pix_loss=True)
+    )
 
     config.data = ConfigDict()
     config.data.train = ""  # a dataset folder, or several: --config.data.train=a,b,c
@@ -44,6 +46,8 @@ def get_config() -> ConfigDict:
     config.optimizer.base_learning_rate = 1.5e-4  # for a batch of 256: 1.5e-4
     config.optimizer.warmup_epochs = 40.0
     config.optimizer.schedule_epochs = 800.0
+    config.optimizer.warmup_steps = placeholder(int)  # these two set: instead of the epochs
+    config.optimizer.schedule_steps = placeholder(int)
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.95
     config.optimizer.weight_decay = 0.05

@@ -26,7 +26,9 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 3
     config.compute_dtype = "float32"  # with TF32 products there; bfloat16 is faster
 
-    config.model = ConfigDict(published("vit_b", "base", positions="rope100", mask_ratio=0.9, norm_pix_loss=True))
+    config.model = ConfigDict(
+        published("vit_b", "base", positions="rope100", class_token=False, mask_ratio=0.9, norm_pix_loss=True)
+    )
 
     config.data = ConfigDict()
     config.data.train = ""  # a dataset folder, or several: --config.data.train=a,b,c
@@ -48,6 +50,8 @@ def get_config() -> ConfigDict:
     config.optimizer.base_learning_rate = 1.5e-4  # for a batch of 256: 3e-4 at 512
     config.optimizer.warmup_epochs = 12.0
     config.optimizer.schedule_epochs = 250.0
+    config.optimizer.warmup_steps = placeholder(int)  # these two set: instead of the epochs
+    config.optimizer.schedule_steps = placeholder(int)
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.95
     config.optimizer.weight_decay = 0.05

@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
     config.optimizer.base_learning_rate = 1.5e-4  # for a batch of 256: 2.4e-3 at 4096
     config.optimizer.warmup_epochs = 40.0
     config.optimizer.schedule_epochs = 800.0
+    config.optimizer.warmup_steps = placeholder(int)  # these two set: instead of the epochs
+    config.optimizer.schedule_steps = placeholder(int)
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.95
     config.optimizer.weight_decay = 0.05

@@ -73,7 +73,8 @@ def _tables(numbers: dict[str, float]) -> list[Table]:
     tables = []
     if "error" in numbers:
         table = Table("completion", "", title=f"{numbers['pairs']:.0f} pairs")
-        for name, meaning in COMPLETION.items():
+        single = "error_black_view" not in numbers  # a model of one view
+        for name, meaning in (COMPLETION | ({"error": "error on hidden patches"} if single else {})).items():
             if name in numbers:
                 table.add_row(meaning, f"{numbers[name]:.4g}")
         tables.append(table)
@@ -83,7 +84,8 @@ def _tables(numbers: dict[str, float]) -> list[Table]:
         layers = {name: f"cross-attention, {name.replace('_', ' ')}" for name in layers if name.count("_") == 1}
         if best:
             layers[f"layer_{best}"] += ", the best"
-        table = Table("patches are found by", "within 1 patch", "within 2 patches", title="correspondences")
+        title = f"correspondences, {numbers['pairs']:.0f} pairs"
+        table = Table("patches are found by", "within 1 patch", "within 2 patches", title=title)
         for name, meaning in ({"correspondence": MATCHERS["correspondence"]} | layers | MATCHERS).items():
             if f"{name}_within_1" in numbers:
                 table.add_row(meaning, *(f"{numbers[f'{name}_within_{within}']:.1%}" for within in (1, 2)))

@@ -6,6 +6,7 @@ FILE is a .pth or .safetensors of naver/croco, DUSt3R, MIMIC, MAE, a timm ViT en
 it is executed. What was found, left over and assumed is printed.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -48,7 +49,8 @@ def show(report, about: dict, output: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    # Into a file or a pipe whole lines, so that they can be searched.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     table = Table("tensors read", "shape", "layers", "parameters")
     table.columns[0].overflow = "fold"
     for column in table.columns[2:]:
@@ -59,7 +61,11 @@ def show(report, about: dict, output: str) -> None:
         table.add_row(group.name, str(list(group.shape)), layers, f"{group.parameters:,}", end_section=last)
     table.add_row("total", "", "", f"{report.parameters:,}", style="bold")
     console.print(table)
-    sizes = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(report.sizes).items())
+    fields = dataclasses.asdict(report.sizes)
+    if not report.sizes.decoder_depth:  # an encoder predicts nothing
+        told = ("encoder_width", "encoder_depth", "encoder_heads", "patch_size", "positions", "class_token")
+        fields = {name: fields[name] for name in (*told, "position_grid")}
+    sizes = ", ".join(f"{name} {value}" for name, value in fields.items())
     lines = [
         f"file: {about['origin']}, sha256 {about['sha256']}",
         f"format: {report.format}",

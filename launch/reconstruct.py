@@ -54,6 +54,8 @@ def main(*paths: str) -> None:
     if paths:
         if len(paths) < model.views:
             raise command.InputError("VIEW2 missing: these weights complete view 1 from a second view")
+        if len(paths) > model.views:
+            raise command.InputError(f"{paths[1]}: these weights complete a view by itself; give VIEW1 alone")
         views = [np.stack([view]) for view in read_views(paths[: model.views], crop)]
         draw, drawn = make_drawer_of_views(model, views, **options), paths[0]
     else:

@@ -9,6 +9,7 @@ from data_prep.sources.images import ImageProblem, read_image
 from mimic_jax import files
 from mimic_jax.command import InputError
 from mimic_jax.interop.weights import Weights
+from mimic_jax.training.experiment import sides
 from mimic_jax.viz.pictures import fit
 
 Size = tuple[int, int]
@@ -28,21 +29,36 @@ def seen_at(weights: Weights, image_size: str | None) -> tuple[Size, Size]:
     """
     patch = weights.sizes.patch_size
     if image_size is not None:
-        numbers = image_size.lower().replace("×", "x").split("x")
-        if len(numbers) > 2 or not all(number.isascii() and number.isdigit() for number in numbers):
-            raise InputError(f"--image_size={image_size}: give SIDE or HEIGHTxWIDTH, in pixels")
-        size = int(numbers[0]), int(numbers[-1])
-        if any(side < 1 or side % patch for side in size):
+        size = parse_image_size(image_size)
+        if any(side % patch for side in size):
+            near = "x".join(str(max(1, round(side / patch)) * patch) for side in size)
             raise InputError(
-                f"--image_size={image_size}: must be a multiple of {patch}, the patch size of these weights"
+                f"--image_size={image_size}: must be a multiple of {patch}, these weights' patch size; {near}, say"
             )
         return size, size
     if "config" in weights.about:
-        data = weights.about["config"]["data"]
-        size, crop = ((each, each) if isinstance(each, int) else tuple(each) for each in (data["size"], data["crop"]))
-        return size, crop
+        try:
+            data = weights.about["config"]["data"]
+            return sides(data["size"], "data.size"), sides(data["crop"], "data.crop")
+        except (KeyError, TypeError) as error:
+            raise InputError("these weights tell their training's config wrongly; give --image_size") from error
     rows, columns = weights.sizes.position_grid or (_USUAL // patch, _USUAL // patch)
-    return (rows * patch, columns * patch), (rows * patch, columns * patch)
+    size = rows * patch, columns * patch
+    if weights.sizes.position_grid is None:
+        print(f"nothing says at which size these weights were trained: seen at {size[0]}x{size[1]} (--image_size)")
+    return size, size
+
+
+def parse_image_size(text: str) -> Size:
+    """(height, width) in pixels of what --image_size says.
+
+    Raises:
+      InputError: it is neither SIDE nor HEIGHTxWIDTH.
+    """
+    numbers = text.lower().replace("×", "x").split("x")
+    if len(numbers) > 2 or not all(each.isascii() and each.isdigit() and int(each) for each in numbers):
+        raise InputError(f"--image_size={text}: give SIDE or HEIGHTxWIDTH, in pixels")
+    return int(numbers[0]), int(numbers[-1])
 
 
 def read_views(paths: Sequence[str], size: Size) -> list[UInt8[np.ndarray, "{size[0]} {size[1]} 3"]]:

@@ -117,14 +117,20 @@ class Backbone:
         return view1, view2
 
     def _apply(self, compiled, batch_axis, *images):
+        images = [image if isinstance(image, jax.Array) else np.asarray(image) for image in images]
         for image in images:
             if np.ndim(image) != 4 or image.shape[-1] != 3 or not len(image):
                 raise ValueError(f"images must be [batch, height, width, 3], not {list(np.shape(image))}")
             # Both mistakes would otherwise give features that merely look bad.
             if image.dtype != np.uint8 and not jnp.issubdtype(image.dtype, jnp.floating):
                 raise ValueError(f"images must be uint8 or floats in [0, 1], not {image.dtype}")
-            if image.dtype != np.uint8 and image.max() > 2:
-                raise ValueError(f"float images must be in [0, 1], and these reach {image.max():.3g}; divide by 255?")
+            if image.dtype != np.uint8 and not isinstance(image, jax.core.Tracer):
+                low, high = float(image.min()), float(image.max())
+                if low < -1 or high > 2:  # a little beyond is what resampling makes
+                    raise ValueError(
+                        f"float images must be in [0, 1], neither 0 to 255 nor normalised: these are in "
+                        f"[{low:.3g}, {high:.3g}]"
+                    )
         batch = len(images[0])
         filled = 1 << (batch - 1).bit_length()
         images = [jnp.pad(jnp.asarray(image), ((0, filled - batch), (0, 0), (0, 0), (0, 0))) for image in images]

@@ -13,6 +13,7 @@ Exit code 0 is done, 2 is bad usage or input (one line on standard error, no tra
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def _parse_flags(argv: Sequence[str], names: Sequence[str]) -> list[str]:
     except SystemExit:  # absl ends --help with 1
         sys.exit(0)
     except flags.Error as error:
-        _fail(f"{_one_line(error)} (--help lists the flags)")
+        _fail(f"{_flags_error(error, argv)} (--help lists the flags)")
     except (KeyError, AttributeError) as error:  # what config_flags makes of `--config.misspelt=1`
         _fail(f"{_misspelt(error, argv)}: the config has no such field")
     except Exception as error:  # a config file is the user's own Python
@@ -81,6 +82,19 @@ def _misspelt(error: BaseException, argv: Sequence[str]) -> str:
     field = str(message).split("\n")[0].strip("'")
     flag = next((flag for flag in argv if field in flag.partition("=")[0].split(".")), None)
     return flag.partition("=")[0] if flag else str(message)
+
+
+def _flags_error(error: flags.Error, argv: Sequence[str]) -> str:
+    """What absl says, in fewer words."""
+    message = str(error)
+    if "Traceback" in message:  # of the user's config file; its last line is what went wrong
+        config = next((flag for flag in argv if flag.startswith("--config=")), "--config")
+        return f"{config}: {message.strip().splitlines()[-1]}"
+    if unset := re.search(r"Flag (--\w+) must have a value other than None", message):
+        return f"{unset[1]} is not set"
+    if "Unknown command line flag 'config." in message and not any(flag.startswith("--config=") for flag in argv):
+        return "--config is not set"
+    return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:

@@ -129,6 +129,15 @@ def decode_image(jpeg: bytes) -> Image:
     return image
 
 
+def resize(image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """An image at another size (height, width); areas are averaged where it shrinks, cubic where it grows."""
+    if image.shape[:2] == size:
+        return image
+    # Averaging over areas is for shrinking alone.
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
 def shard_name(split: str, index: int, shards: int) -> str:
     """The file name of shard `index` of `shards`, as TensorFlow Datasets spells it."""
     return f"{NAME}-{split}.array_record-{index:05d}-of-{shards:05d}"

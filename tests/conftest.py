@@ -6,6 +6,11 @@ from pathlib import Path
 # Must precede the first import of jax: the suite runs on the CPU whatever backends are installed.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Many tests, and the processes they start, compile the same small programs: what one has compiled all others read.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 import hypothesis
 import pytest
 from jaxtyping import install_import_hook

@@ -97,7 +97,7 @@ def open_mixture(spec: str | Sequence[Any], field: str) -> Mixture:
     places = [str(files.as_path(folder).resolve()) for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
-            raise InputError(f"{field}: {folder} is given twice; to see it more often, give it a higher weight")
+            raise InputError(f"{field}: {folder} is given twice; name it once")
     weights = None
     if any(weighted):
         for folder, weight in entries:

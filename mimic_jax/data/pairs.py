@@ -7,7 +7,6 @@ in the data is one number, the step, and a run resumes at it on any number of ho
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-import cv2
 import grain
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -37,7 +36,7 @@ def read_view(pair: records.Pair, name: str, size: tuple[int, int]) -> UInt8[np.
             f"{name} of {pair.source}/{pair.scene}, frames {pair.frame1} and {pair.frame2}, is damaged ({error}); "
             "mine the dataset again"
         ) from error
-    return view if view.shape[:2] == size else cv2.resize(view, size[::-1], interpolation=cv2.INTER_AREA)
+    return records.resize(view, size)
 
 
 def batches(

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Int16, PyTree
 
 from mimic_jax import records
+from mimic_jax.command import InputError
 from mimic_jax.data.augment import center_crop
 from mimic_jax.data.pairs import read_view
 from mimic_jax.evaluation.completion import padded
@@ -83,8 +84,16 @@ def truth(correspondence: Int16[np.ndarray, " mined"], grid: tuple[int, int]) ->
     """Mined correspondences, of a square grid over the whole views, for a model of `grid` (rows, columns) patches.
 
     A centre on the edge between two patches belongs to the lower or right one.
+
+    Raises:
+      InputError: the correspondences are of no square grid.
     """
     side = math.isqrt(len(correspondence))
+    if not side or side * side != len(correspondence):
+        raise InputError(
+            f"the dataset's correspondences have {len(correspondence)} patches a pair, which is no square grid; "
+            "mine it again with python -m data_prep.mine"
+        )
     row, column = (
         (2 * place + 1) * count // (2 * side)
         for place, count in zip(np.divmod(np.arange(side * side), side), grid, strict=True)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 from flax import nnx
 from jaxtyping import PyTree
 
@@ -115,7 +116,7 @@ def evaluate(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """All numbers for some weights, each decoder layer's among them, and what is absent, and why."""
     evaluator = make_evaluator(weights.model(), examples, size=size, crop=crop, pairs=pairs, batch=batch, seed=seed)
-    return evaluator.in_full(weights.params), evaluator.absent
+    return evaluator.in_full(jax.device_put(weights.params)), evaluator.absent
 
 
 def _wrong(held_out: list[records.Pair], others: Examples | None, pairs: int, seed: int) -> list[records.Pair] | None:

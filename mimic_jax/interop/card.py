@@ -93,7 +93,9 @@ def _about(about: dict[str, Any]) -> list[str]:
 def _lacks(sizes: Sizes, format: str) -> str:
     lacks = ["the optimizer's state and the position in the data", *_LACKS.get(format, [])]
     if not sizes.predicts and format not in _ENCODER_ALONE:
-        lacks.append("the mask token and the prediction head: the model had none")
+        lacks.append(
+            "a mask token, a prediction head, or any other head: it encodes and decodes, as DUSt3R's code needs"
+        )
     if format == "croco_pth" and sizes.position_grid is None:
         lacks.append("`img_size` among croco_kwargs, as rotary positions hold for any: CroCoNet takes its default")
     if format == "safetensors" and sizes.positions == "cosine" and sizes.position_grid is None:

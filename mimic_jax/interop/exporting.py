@@ -203,7 +203,12 @@ def _write_folder(whole: Weights, output: Path) -> None:
         weights.save_folder(whole, new)
         if output.exists():
             os.replace(output, old)
-        os.replace(new, output)
+        try:
+            os.replace(new, output)
+        except OSError:
+            if old.exists():
+                os.replace(old, output)
+            raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -31,9 +31,19 @@ class Format:
     predicts: bool = True
 
 
+_DUST3R = {
+    "dec_blocks2.": "DUSt3R's decoder of the second view; CroCo has one decoder",
+    "downstream_head": "heads for DUSt3R's own task",
+}
+
 FORMATS = {
     "croco": Format(
-        "croco", names.CROCO, "enc_blocks", "dec_blocks", ("enc_blocks.", "dec_blocks.", "prediction_head.")
+        "croco",
+        names.CROCO,
+        "enc_blocks",
+        "dec_blocks",
+        needs=("enc_blocks.", "dec_blocks.", "prediction_head."),
+        ignored=_DUST3R,
     ),
     "dust3r": Format(
         "croco",
@@ -42,11 +52,7 @@ FORMATS = {
         "dec_blocks",
         needs=("enc_blocks.", "dec_blocks."),
         lacks=("prediction_head.",),
-        ignored={
-            "dec_blocks2.": "DUSt3R's decoder of the second view; CroCo has one decoder",
-            "downstream_head": "heads for DUSt3R's own task",
-            "mask_token": "a mask token is of no use without a prediction head",
-        },
+        ignored=_DUST3R | {"mask_token": "a mask token is of no use without a prediction head"},
         predicts=False,
     ),
     "mimic": Format("croco", names.MIMIC, "blocks", "decoder_blocks_croco", ("blocks.", "decoder_blocks_croco.")),
@@ -76,7 +82,16 @@ def detect(tensors: Iterable[str]) -> str:
         return found[0]
     known = "; ".join(f"{name}: {', '.join(f'{need}*' for need in form.needs)}" for name, form in FORMATS.items())
     what = f"could be any of {', '.join(found)}" if found else "is of none of the formats that are known"
+    prefix = _common_prefix(tensors)
+    if prefix and not found:
+        what += f" (all begin with {prefix!r}: save them without it)"
     raise InputError(f"by the names of its tensors, it {what}; choose one with --format ({known})")
+
+
+def _common_prefix(tensors: Iterable[str]) -> str:
+    """What all names have before their first dot, if that is one thing."""
+    firsts = {name.partition(".")[0] for name in tensors}
+    return f"{firsts.pop()}." if len(firsts) == 1 else ""
 
 
 def check_format(name: str, tensors: Iterable[str]) -> None:

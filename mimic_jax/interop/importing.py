@@ -92,14 +92,15 @@ def import_file(
         raise InputError(f"{path}: {error}") from error
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {"origin": path.name, "format": report.format, "sha256": digest, **weights.about}
+    about = {**weights.about, "origin": path.name, "format": report.format, "sha256": digest}
     return dataclasses.replace(weights, about=about), report
 
 
 def _import(tensors: Tensors, metadata: Mapping[str, Any], format: str, flags: Flags) -> tuple[Weights, Report]:
     about = {}
     if SELF_DESCRIPTION in metadata:
-        format, sizes, about["exported"] = _described(metadata[SELF_DESCRIPTION], format, flags)
+        # What was known of the weights when they were exported, the config of their training above all, still holds.
+        format, sizes, about = _described(metadata[SELF_DESCRIPTION], format, flags)
         form, assumed = FORMATS[format], []
     else:
         if format == "auto":
@@ -113,6 +114,8 @@ def _import(tensors: Tensors, metadata: Mapping[str, Any], format: str, flags: F
     for name in wanted:
         if name in tensors and tensors[name].dtype not in (np.float32, np.float64):
             raise InputError(f"tensor {name} holds {tensors[name].dtype}; floating point is needed")
+        if name in tensors and not np.isfinite(tensors[name]).all():
+            raise InputError(f"tensor {name} has values that are not finite; its training had gone wrong")
     params = from_published(model, tensors, form.names)
     if any(tensors[name].dtype == np.float64 for name in wanted):
         assumed.append("float32 is exact enough: tensors of float64 were rounded to it")
@@ -131,13 +134,16 @@ def _described(text: Any, format: str, flags: Flags) -> tuple[str, Sizes, Any]:
         name, kind, sizes = described["names"], described["kind"], _described_sizes(described["sizes"])
         if name not in FORMATS or FORMATS[name].kind != kind:
             raise ValueError(f"names {name!r} do not go with kind {kind!r}")
+        about = described.get("about", {})
+        if not isinstance(about, dict):
+            raise ValueError(f"about is {about!r}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"its {SELF_DESCRIPTION} metadata is damaged ({error}); export it again") from error
     for flag, given in {"format": None if format == "auto" else format, **vars(flags)}.items():
         said = name if flag == "format" else getattr(sizes, flag)
         if given not in (None, said):
             raise InputError(f"--{flag}={given}: the file says {said}; leave the flag out")
-    return name, sizes, described.get("about", {})
+    return name, sizes, about
 
 
 def _described_sizes(described: dict[str, Any]) -> Sizes:
@@ -195,7 +201,8 @@ def _left_over(tensors: Tensors, read: list[str], form: Format, others: list[str
 def _missing(tensors: Tensors, sizes: Sizes, form: Format) -> tuple[str, ...]:
     missing = []
     if form.decoder and not sizes.predicts:
-        missing.append("mask_token, prediction_head: what was read encodes and decodes, and predicts no pixels")
+        absent = [name for name in ("mask_token", "prediction_head") if name not in tensors]
+        missing.append(f"{', '.join(absent)}: what was read encodes and decodes, and predicts no pixels")
     if sizes.positions != "rope100":
         tables = (form.names.encoder_positions, form.names.decoder_positions if form.decoder else None)
         missing += [f"{name}: fixed positions are computed" for name in tables if name and name not in tensors]

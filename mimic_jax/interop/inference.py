@@ -80,6 +80,10 @@ def infer_sizes(form: Format, tensors: Tensors, metadata: Mapping[str, Any], fla
         sizes["mask_ratio"], sizes["norm_pix_loss"] = _objective(form, told, args, assumed)
     if form.kind == "vit":
         assumed.append("exact GELU and LayerNorm with ε 1e-6, as timm's VisionTransformer has them")
+        assumed.append(
+            "images normalised by ImageNet's mean and deviation, as everything here; some of timm's weights were "
+            "trained with 0.5 and 0.5 (pretrained_cfg says it) and give other features then"
+        )
     try:
         return Sizes(**sizes), assumed
     except ValueError as error:

@@ -27,6 +27,10 @@ def load(path: str | Path, step: int | None = None) -> Weights:
         found, _ = import_file(path)
     elif (path / weights.DESCRIPTION).is_file():
         found = weights.load_folder(path)
+    elif not (path / "config.json").is_file():
+        raise InputError(
+            f"{path}: is neither a workdir (it has no config.json) nor a weights folder (no {weights.DESCRIPTION})"
+        )
     else:
         from mimic_jax.training.checkpoint import load_weights
 

@@ -102,7 +102,7 @@ def _read_pth(path: Path, size: int, zipped: bool):
     try:
         with (
             path.open("rb") as file,
-            torch.serialization.safe_globals([argparse.Namespace]),
+            torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()]),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
@@ -111,7 +111,7 @@ def _read_pth(path: Path, size: int, zipped: bool):
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise InputError(
                 f"{path}: wants to run {found[1]}, and files of weights are read without running anything;"
-                " save its tensors alone, or do not trust it"
+                " save it without that entry, or as tensors alone"
             ) from error
         raise InputError(f"{path}: is damaged, or no file of tensors ({_brief(error)})") from error
     state, metadata = _sorted_out(content, torch.Tensor)
@@ -133,6 +133,12 @@ def _read_pth(path: Path, size: int, zipped: bool):
         except (TypeError, RuntimeError) as error:  # a type that NumPy has no name for
             raise InputError(_of_type(path, name, tensor.dtype)) from error
     return arrays, metadata
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a number of NumPy's is made of in a pickle: metrics often lie beside released weights."""
+    kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "efd?"}
+    return [np.dtype, np._core.multiarray.scalar, *kinds]
 
 
 def _check_archive(path: Path, size: int) -> None:

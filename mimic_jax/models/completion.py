@@ -16,6 +16,9 @@ from mimic_jax.nn import masking
 from mimic_jax.nn.patches import grid_of, patchify
 from mimic_jax.nn.positions import sincos_2d
 
+# Inside the root of a patch's deviation.
+EPSILON = 1e-6
+
 Images = Float[Array, "batch height width 3"]
 Visible = Int[Array, "batch visible"]
 
@@ -55,7 +58,7 @@ def to_pixels(
     if not sizes.norm_pix_loss:
         return prediction
     true = patchify(images, sizes.patch_size)
-    return prediction * true.std(-1, ddof=1, keepdims=True) + true.mean(-1, keepdims=True)
+    return prediction * jnp.sqrt(true.var(-1, ddof=1, keepdims=True) + EPSILON) + true.mean(-1, keepdims=True)
 
 
 def normalize_patches(
@@ -64,7 +67,7 @@ def normalize_patches(
     """Each patch by its own mean and unbiased variance, ε 1e-6 inside the root (MAE, section 4.1)."""
     mean = patches.mean(-1, keepdims=True)
     variance = patches.var(-1, ddof=1, keepdims=True)
-    return (patches - mean) / jnp.sqrt(variance + 1e-6)
+    return (patches - mean) / jnp.sqrt(variance + EPSILON)
 
 
 def masked_mse(

@@ -32,6 +32,7 @@ _OPERATIONAL = (
     "log_every",
     "data.threads",
     "data.train",
+    "eval.data",
     "eval.every",
     "eval.pairs",
     "eval.pictures",
@@ -92,6 +93,21 @@ def restore(checkpoints: ocp.CheckpointManager, state: TrainState, dataset: str)
     return TrainState(found.optimizer["step"], found.params, found.optimizer["opt_state"]), found.data["step"]
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether there is one to resume from."""
+    folder = workdir / CHECKPOINTS
+    return folder.is_dir() and any(inside.name.isdigit() for inside in folder.iterdir())
+
+
+def position_grid(workdir: Path) -> list[int] | None:
+    """The grid of the added positions of the run that a workdir is of; None for a new workdir or rotary positions.
+
+    Raises:
+      InputError: the workdir's config is damaged.
+    """
+    return _read_config(workdir)["model"].get("position_grid") if (workdir / CONFIG).is_file() else None
+
+
 def claim_workdir(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
     """Writes the resolved config, and what the data are, into a new workdir, or checks that it is this config's.
 
@@ -112,6 +128,11 @@ def claim_workdir(workdir: Path, config: dict, data: list[dict[str, Any]]) -> No
     except OSError as error:
         raise InputError(f"--workdir={workdir} cannot be written ({error.strerror}); use another") from error
     made_by, ours = _flatten(_read_config(workdir)), _flatten(json.loads(json.dumps(config)))
+    if bool(made_by.get("eval.data")) != bool(ours.get("eval.data")):
+        raise InputError(
+            f"{path}: made with config.eval.data={made_by.get('eval.data')!r} (now {ours.get('eval.data')!r}), which "
+            "decides what is held out of training; give what it was made with, or another --workdir"
+        )
     different = sorted(
         field
         for field in made_by.keys() | ours.keys()
@@ -196,11 +217,16 @@ def _read_config(workdir: Path) -> dict:
 def _restore(checkpoints: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs):
     try:
         return checkpoints.restore(step, args=ocp.args.Composite(**items))
+    except MemoryError:
+        raise
     except Exception as error:  # Orbax and TensorStore report damage by many exception types
         folder = checkpoints.directory / str(step)
+        if not folder.exists():
+            raise InputError(f"{folder}: this checkpoint has gone meanwhile; run again") from error
+        said = next(iter(str(error).splitlines()), "")[:200]
         raise InputError(
-            f"{folder}: this checkpoint cannot be read ({type(error).__name__}); remove that folder, "
-            "and the one before it is used"
+            f"{folder}: this checkpoint cannot be read ({type(error).__name__}: {said}); if it is damaged, remove "
+            "that folder, and the one before it is used"
         ) from error
 
 

@@ -40,23 +40,25 @@ def check(config: ConfigDict) -> Experiment:
         return _check(config)
     except (AttributeError, KeyError) as error:
         raise InputError(f"--config: the file lacks a field: {' '.join(str(error).split())}") from error
+    except (TypeError, IndexError) as error:
+        raise InputError(f"--config: a field has a value of the wrong type: {' '.join(str(error).split())}") from error
 
 
 def sizes_of(config: ConfigDict | dict) -> Sizes:
-    """The model's sizes. Added positions are those of the grid that training sees.
+    """The model's sizes. Added positions are those of the grid that training sees, where the config names no other.
 
     Raises:
       InputError: a field is unknown, or its value cannot be used.
     """
     fields = dict(config["model"])
+    crop, patch = sides(config["data"]["crop"], "config.data.crop"), fields.get("patch_size", Sizes.patch_size)
+    added = ROPE_BASES.get(fields.get("positions", Sizes.positions), 0) is None
+    if added and patch > 0 and fields.get("position_grid") is None:
+        fields["position_grid"] = (crop[0] // patch, crop[1] // patch)
     try:
-        sizes = Sizes(**fields)
+        return Sizes(**fields)
     except (TypeError, ValueError) as error:
         raise InputError(f"config.model: {error}") from error
-    crop, patch = sides(config["data"]["crop"], "config.data.crop"), sizes.patch_size
-    if sizes.position_grid is None and ROPE_BASES[sizes.positions] is None:
-        sizes = dataclasses.replace(sizes, position_grid=(crop[0] // patch, crop[1] // patch))
-    return sizes
 
 
 def sides(value: int | Sequence[int], field: str) -> Side:
@@ -109,6 +111,9 @@ def _check(config: ConfigDict) -> Experiment:
         value = operator.attrgetter(field)(config)
         if value < 1:
             raise InputError(f"config.{field}={value} must be at least 1")
+    for field in ("every", "pictures"):
+        if config.eval[field] < 0:
+            raise InputError(f"config.eval.{field}={config.eval[field]} must not be below 0, which means none")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"config.seed={config.seed} must be from 0 to 2³² − 1")
     if config.compute_dtype not in ("float32", "bfloat16"):

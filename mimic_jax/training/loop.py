@@ -14,14 +14,16 @@ from mimic_jax.command import InputError
 from mimic_jax.data.mixture import Examples, Mixture, all_examples, hold_out, open_mixture
 from mimic_jax.data.pairs import batches
 from mimic_jax.interop.load import load
+from mimic_jax.interop.weights import Weights
 from mimic_jax.models.kinds import build
+from mimic_jax.models.sizes import ROPE_BASES, Sizes
 from mimic_jax.training import checkpoint
 from mimic_jax.training.evaluation import make_evaluation
 from mimic_jax.training.experiment import check, total_steps
 from mimic_jax.training.mesh import make_mesh, sharding
 from mimic_jax.training.metrics import Metrics
 from mimic_jax.training.optimizer import adamw, learning_rate
-from mimic_jax.training.state import init_state, start_from
+from mimic_jax.training.state import check_start, init_state, start_from
 from mimic_jax.training.step import make_train_step
 
 
@@ -36,6 +38,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
       InputError: a field of the config, the dataset or the workdir cannot be used, or the loss is no longer finite.
     """
     experiment = check(config)
+    initial = load(config.init) if config.init and not checkpoint.has_checkpoint(workdir) else None
+    config = _with_known_grid(config, workdir, initial)
+    experiment = check(config)
+    if initial:
+        check_start(initial, config.objective, experiment.sizes)
     mixture = open_mixture(config.data.train, "config.data.train")
     examples, held_out = _split(config, mixture)
     steps, warmup_steps, schedule_steps = total_steps(config, len(examples) * config.batch_size // experiment.records)
@@ -55,11 +62,10 @@ def train(config: ConfigDict, workdir: Path) -> None:
     train_step = make_train_step(
         graph, optimizer, schedule, experiment.augmentation, state, batch_sharding, sharding(mesh, rules)
     )
-    initial = load(config.init) if config.init else None
+    if initial:
+        state, taken = start_from(state, initial, config.objective)
 
     # Nothing is written before all of the config is known to work.
-    if initial:
-        state, taken = start_from(state, initial, config.objective, experiment.sizes)
     checkpoint.claim_workdir(workdir, config.to_dict(), checkpoint.describe_data(mixture))
     with checkpoint.open_checkpoints(workdir, config.keep_checkpoints) as checkpoints:
         state, first_step = checkpoint.restore(checkpoints, state, mixture.fingerprint())
@@ -70,6 +76,12 @@ def train(config: ConfigDict, workdir: Path) -> None:
             print(f"{workdir}: carrying on from step {first_step}")
         elif initial:
             print(f"{config.init}: {taken}")
+        print(_plan(config, experiment, state, examples, held_out, steps, schedule))
+        if steps <= warmup_steps:
+            print(
+                f"warning: the run ends within the warm-up of {warmup_steps} steps: the learning rate stays below its "
+                "peak; set config.optimizer.warmup_steps and schedule_steps for a short run"
+            )
         if len(examples) < experiment.records:
             print(
                 f"warning: config.data.train has {len(examples)} pairs, fewer than the {experiment.records} of a step"
@@ -132,6 +144,28 @@ def train(config: ConfigDict, workdir: Path) -> None:
                 if saves:
                     checkpoint.save(checkpoints, step, state, mixture.fingerprint(), config.to_dict())
         metrics.close()
+    print(f"{workdir}: trained for {steps} steps")
+
+
+def _plan(config, experiment, state, examples, held_out, steps, schedule) -> str:
+    """One line about what is going to happen."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    apart = f"{len(held_out)} pairs to evaluate on" if held_out is not None else "none to evaluate on"
+    peak = max(float(schedule(step)) for step in np.unique(np.linspace(0, steps, 200).astype(int)))
+    return (
+        f"{config.objective}, {parameters / 1e6:.1f} M parameters: {len(examples)} pairs to train on, {apart}; "
+        f"{steps} steps of {experiment.records} pairs, learning rate up to {peak:.3g}"
+    )
+
+
+def _with_known_grid(config: ConfigDict, workdir: Path, initial: Weights | None) -> ConfigDict:
+    """The config with the grid of the added positions of the run that is resumed, or of the weights it begins from."""
+    grid = checkpoint.position_grid(workdir) or (initial and initial.sizes.position_grid)
+    if not grid or config.model.get("position_grid") or ROPE_BASES[config.model.get("positions", Sizes.positions)]:
+        return config
+    config = ConfigDict(config.to_dict())
+    config.model.position_grid = tuple(grid)
+    return config
 
 
 def _split(config: ConfigDict, mixture: Mixture) -> tuple[Examples, Examples | None]:

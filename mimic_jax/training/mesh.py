@@ -42,6 +42,28 @@ def sharding(mesh: Mesh, rules: Rules, axes: Axes = ()) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(rules.get(axis) if axis else None for axis in axes)))
 
 
+def check_placement(mesh: Mesh, rules: Rules, name: str, shape: tuple[int, ...], axes: Axes) -> None:
+    """Checks that an array can lie on the mesh as the rules say.
+
+    Raises:
+      InputError: names the array, the rule, and what does not go together.
+    """
+    used: list[str] = []
+    for length, axis in zip(shape, axes, strict=True):
+        targets = _mesh_axes(rules.get(axis) if axis else None)
+        parts = math.prod(mesh.shape[target] for target in targets)
+        if length % parts:
+            raise InputError(
+                f"config.axis_rules.{axis}={rules[axis]!r}: {name} has {length} along {axis}, which does not divide "
+                f"over {parts} devices; change config.mesh, or the rule"
+            )
+        if set(targets) & set(used):
+            raise InputError(
+                f"config.axis_rules.{axis}={rules[axis]!r}: another axis of {name} lies along it already; change one"
+            )
+        used += targets
+
+
 def _mesh_axes(target: str | tuple[str, ...] | None) -> tuple[str, ...]:
     if target is None:
         return ()

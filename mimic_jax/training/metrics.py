@@ -1,6 +1,7 @@
 """What a run tells: `metrics.jsonl`, each step once however often the run was interrupted, and TensorBoard."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class Metrics:
 
     def _add(self, group: str, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
+            if not math.isfinite(value):  # TensorBoard has no place for it
+                continue
             self._board.add_scalar(f"{group}/{name}", value, step)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from mimic_jax.command import InputError
 from mimic_jax.interop.weights import Weights
 from mimic_jax.models.sizes import Sizes
-from mimic_jax.training.mesh import Rules, sharding
+from mimic_jax.training.mesh import Rules, check_placement, sharding
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +43,9 @@ def init_state(
       state: sharded over the mesh by the rules; the optimizer's moments lie as their parameters do.
     """
     graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
+    for path, parameter in nnx.to_flat_state(abstract):
+        axes = parameter.get_metadata()["axes"]
+        check_placement(mesh, rules, ".".join(map(str, path)), parameter.get_value().shape, axes)
     replicated = sharding(mesh, rules)
     param_shardings = nnx.to_pure_dict(
         nnx.map_state(lambda _, parameter: sharding(mesh, rules, parameter.get_metadata()["axes"]), abstract)
@@ -67,38 +70,42 @@ def init_state(
     return graph, jax.jit(init, out_shardings=shardings)(key)
 
 
-def start_from(state: TrainState, weights: Weights, kind: str, sizes: Sizes) -> tuple[TrainState, str]:
+def check_start(weights: Weights, kind: str, sizes: Sizes) -> None:
+    """Checks that a model can begin from weights.
+
+    Args:
+      kind, sizes: of the model that is to be trained.
+
+    Raises:
+      InputError: names every size that differs, and the flags that make them equal.
+    """
+    shared = ["encoder_width", "encoder_depth", "encoder_heads"]
+    shared += ["patch_size", "positions", "class_token", "position_grid"]
+    if kind == weights.kind:
+        shared += ["decoder_width", "decoder_depth", "decoder_heads"]
+    different = [field for field in shared if getattr(weights.sizes, field) != getattr(sizes, field)]
+    if different:
+        flags = " ".join(f"--config.model.{field}={getattr(weights.sizes, field)}" for field in different)
+        raise InputError(f"config.init: these weights are of another model than config.model; give {flags}")
+
+
+def start_from(state: TrainState, weights: Weights, kind: str) -> tuple[TrainState, str]:
     """A fresh state with parameters taken from weights, each laid out as the state's own.
 
     The encoder is always taken. The rest is where the weights are of the same kind of model: a decoder of another
     objective does something else.
 
     Args:
-      kind, sizes: of the model that is trained.
+      weights: of sizes that go with the model's, see `check_start`.
+      kind: of the model that is trained.
 
     Returns:
       The state, and one line that says what was taken and what starts fresh.
-
-    Raises:
-      InputError: the weights are of a model with other sizes.
     """
-    shared = ["encoder_width", "encoder_depth", "encoder_heads", "patch_size", "positions", "class_token"]
-    if kind == weights.kind:
-        shared += ["decoder_width", "decoder_depth", "decoder_heads"]
-    for field in shared:
-        theirs, ours = getattr(weights.sizes, field), getattr(sizes, field)
-        if theirs != ours:
-            raise InputError(
-                f"config.init: its {field} is {theirs!r}, config.model.{field} is {ours!r}; make them equal"
-            )
     flat, given = (nnx.traversals.flatten_mapping(params) for params in (state.params, weights.params))
     fresh = []
     for path, parameter in flat.items():
         if path in given and (kind == weights.kind or path[0] == "encoder"):
-            if given[path].shape != parameter.shape:
-                raise InputError(
-                    f"config.init: its {'.'.join(path)} has shape {given[path].shape}, {parameter.shape} is needed"
-                )
             flat[path] = jax.device_put(given[path], parameter.sharding)
         else:
             fresh.append(path)

@@ -84,11 +84,9 @@ def fit(image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> Picture:
     height, width = size
     scale = max(height / image.shape[0], width / image.shape[1])
     # Rounded up to the size at least: half a pixel must not be missing.
-    covering = max(width, round(image.shape[1] * scale)), max(height, round(image.shape[0] * scale))
-    if covering != image.shape[1::-1]:
-        # Averaging over areas is for shrinking alone.
-        image = cv2.resize(image, covering, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    top, left = (covering[1] - height) // 2, (covering[0] - width) // 2
+    covering = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
+    image = records.resize(image, covering)
+    top, left = (covering[0] - height) // 2, (covering[1] - width) // 2
     return image[top : top + height, left : left + width]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimic_jax.interop.weights import save_folder
-from tests.mimic_jax.interop.random_weights import random_weights
+from tests.random_weights import random_weights
 
 ROOT = Path(__file__).parents[2]
 COSINE = {"positions": "cosine", "position_grid": (2, 2)}

@@ -48,6 +48,24 @@ def refused(done, *words):
     assert all(re.search(word, lines[0]) for word in words), lines[0]
 
 
+@pytest.mark.parametrize("positions", ["rope100", "cosine"])
+def test_an_export_is_seen_at_the_size_that_its_workdir_is(tmp_path, positions):
+    """Of a rotary model nothing but the config of its training tells the size."""
+    from mimic_jax.interop.exporting import export
+    from mimic_jax.interop.load import load
+
+    grid = (8, 8) if positions == "cosine" else None
+    sizes = Sizes(16, 1, 2, 16, 2, 2, patch_size=8, positions=positions, position_grid=grid)
+    config = {"data": {"size": 68, "crop": [64, 64]}}
+    weights = Weights("croco", sizes, random_params("croco", sizes), {"config": config, "step": 7})
+    assert seen_at(weights, None) == ((68, 68), (64, 64))
+    for format, name in (("safetensors", "w.safetensors"), ("orbax", "w"), ("croco_pth", "w.pth")):
+        if format == "croco_pth":
+            pytest.importorskip("torch")
+        export(weights, tmp_path / name, format)
+        assert seen_at(load(tmp_path / name), None) == ((68, 68), (64, 64))
+
+
 def test_evaluate_tells_every_number_and_writes_them(folder):
     done = run(folder, "evaluate", "--weights=croco", "--data=pairs", "--image_size=32", "--output=new/numbers.json")
     assert done.returncode == 0, done.stderr

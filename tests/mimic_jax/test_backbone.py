@@ -85,8 +85,9 @@ def test_weights_without_a_prediction_head_decode_all_the_same():
 def test_what_would_only_look_bad_is_refused():
     model = backbone.Backbone(weights())
     image = np.zeros((1, 16, 16, 3), np.uint8)
-    with pytest.raises(ValueError, match="divide by 255"):
-        model.encode(np.full((1, 16, 16, 3), 255.0, np.float32))
+    for value in (255.0, -1.5):
+        with pytest.raises(ValueError, match="neither 0 to 255 nor normalised"):
+            model.encode(np.full((1, 16, 16, 3), value, np.float32))
     with pytest.raises(ValueError, match="int32"):
         model.encode(image.astype(np.int32))
     with pytest.raises(ValueError, match="18×16 pixels do not divide"):

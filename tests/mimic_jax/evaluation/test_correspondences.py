@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimic_jax import records
+from mimic_jax.command import InputError
 from mimic_jax.data.mixture import all_examples, open_mixture
 from mimic_jax.evaluation.correspondences import chance, truth
 from mimic_jax.evaluation.evaluate import make_evaluator
@@ -222,6 +223,12 @@ def test_a_mixture_of_mined_grids_counts_every_patch_once(tmp_path):
     distance = np.hypot(place // 4 + 0.5 - 3, place % 4 + 0.5 - 3)
     matched = sum(int((pair.correspondence >= 0).sum()) for pair in fine)
     assert found["features_within_1"] == pytest.approx((matched + (distance <= 1)) / (matched + 1))
+
+
+@pytest.mark.parametrize("patches", [0, 12])
+def test_correspondences_of_no_square_grid_are_refused(patches):
+    with pytest.raises(InputError, match=f"{patches} patches a pair, which is no square grid"):
+        truth(np.zeros(patches, np.int16), (4, 4))
 
 
 def test_without_matches_there_is_no_score(tmp_path):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from mimic_jax.interop.exporting import export
-from tests.mimic_jax.interop.random_weights import random_weights
 from tests.mimic_jax.interop.timm_here import import_timm
+from tests.random_weights import random_weights
 
 ROOT = Path(__file__).parents[3]
 COSINE = {"positions": "cosine", "position_grid": (2, 2)}
@@ -184,7 +184,7 @@ def test_a_card_tells_where_weights_come_from(tmp_path):
     ("kind", "sizes", "format", "words"),
     [
         ("croco", {}, "croco_pth", ["`img_size`"]),
-        ("croco", {"predicts": False}, "croco_pth", ["mask token and the prediction head: the model had none"]),
+        ("croco", {"predicts": False}, "croco_pth", ["mask token, a prediction head, or any other head"]),
         ("mae", TOKEN, "timm_vit", ["decoder"]),
         ("mae", TOKEN, "multimae", ["final norm", "decoder", "sizes"]),
         ("croco", {"positions": "cosine"}, "safetensors", ["tables of positions"]),

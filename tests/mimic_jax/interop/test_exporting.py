@@ -19,8 +19,8 @@ from mimic_jax.interop.tensor_files import read_tensors, write_pth
 from mimic_jax.interop.weights import Weights, load_folder
 from mimic_jax.models.kinds import abstract
 from mimic_jax.models.sizes import Sizes
-from tests.mimic_jax.interop.random_weights import random_weights
 from tests.mimic_jax.interop.timm_here import import_timm
+from tests.random_weights import random_weights
 
 # By fixture: the format of its own, the kind of model, the names, and the sizes that the numbers there do not tell.
 FIXTURES = {

@@ -139,6 +139,33 @@ def dust3r(state):
     return kept | second | {f"downstream_head{view}.dpt.head.weight": torch.ones(3) for view in (1, 2)}
 
 
+def test_dust3r_that_kept_the_prediction_head_is_a_croco_and_its_second_decoder_gets_a_word(fixtures, save):
+    _, whole = fixtures["croco_rope100"]
+    second = {name.replace("dec_blocks", "dec_blocks2"): each for name, each in whole.items() if "dec_blocks" in name}
+    _, report = import_file(save({**whole, **second}, args=argparse.Namespace(model=dust3r_string())))
+    assert (report.format, report.sizes.predicts) == ("croco", True)
+    assert {"DUSt3R's decoder of the second view; CroCo has one decoder": len(second)}.items() <= {
+        reason: len(names) for reason, names in report.left_over.items()
+    }.items()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(value, fixtures, save):
+    _, state = fixtures["mae"]
+    state = {name: each.clone() for name, each in state.items()}
+    state["blocks.1.norm1.weight"][3] = value
+    with pytest.raises(
+        InputError, match=r"weights\.pth: tensor blocks\.1\.norm1\.weight has values that are not finite"
+    ):
+        import_file(save(state), **HEADS)
+
+
+def test_a_prefix_of_all_names_is_named(fixtures, save):
+    _, state = fixtures["mae"]
+    with pytest.raises(InputError, match=r"all begin with 'backbone\.': save them without it"):
+        import_file(save({f"backbone.{name}": each for name, each in state.items()}), **HEADS)
+
+
 @pytest.mark.parametrize("mask_token", [True, False])
 def test_dust3r_gives_croco_without_its_prediction(mask_token, fixtures, save):
     fixture, whole = fixtures["croco_rope100"]

@@ -123,6 +123,15 @@ def test_a_malicious_pickle_is_refused_and_not_run(bad, zipped, where, tmp_path)
     assert created.exists()
 
 
+def test_numbers_of_numpy_beside_the_weights_are_harmless(tmp_path):
+    path = tmp_path / "weights.pth"
+    best = {"best": np.float64(3), "epoch": np.int32(2), "psnr": np.float32(1.5)}
+    torch.save({"model": {"a": torch.ones(2)}, **best}, path)
+    tensors, metadata = read_tensors(path)
+    np.testing.assert_array_equal(tensors["a"], [1, 1])
+    assert sorted(metadata["others"]) == sorted(best)
+
+
 def test_a_class_of_anyones_is_refused_by_name(tmp_path):
     torch.save({"model": {"a": torch.ones(2)}, "path": Path("x")}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"wants to run pathlib\.PosixPath"):

@@ -1,6 +1,7 @@
 """The train step on a mesh of several devices, against one device."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -87,6 +88,24 @@ def test_any_logical_axis_can_be_split():
         names = [axis for axis in parameter.get_metadata()["axes"] if axis]
         assert len(names) == len(set(names)), path
         assert len(parameter.get_metadata()["axes"]) == parameter.get_value().ndim, path
+
+
+def test_parameters_that_cannot_lie_as_the_rules_say_are_named():
+    code = """
+from mimic_jax.training.mesh import check_placement, make_mesh
+mesh = make_mesh({"data": 2, "tensor": 2}, {}, 4)
+check_placement(mesh, {"heads": "tensor", "embed": "data"}, "fine", (8, 2), ("embed", "heads"))
+check_placement(mesh, %s)
+"""
+    for arguments, message in [
+        ('{"heads": ("data", "tensor")}, "qkv", (8, 2), ("embed", "heads")', "qkv has 2 along heads.*over 4 devices"),
+        ('{"heads": "data", "embed": "data"}, "qkv", (8, 2), ("embed", "heads")', "another axis of qkv lies along it"),
+    ]:
+        flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(
+            [sys.executable, "-c", code % arguments], env=os.environ | flags, capture_output=True, text=True
+        )
+        assert re.search(rf"InputError: config\.axis_rules\.heads=.*{message}", done.stderr), done.stderr
 
 
 def test_axes_follow_the_rules():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -15,7 +16,9 @@ from mimic_jax.interop.weights import Weights, save_folder
 from mimic_jax.models.kinds import build
 from mimic_jax.models.sizes import Sizes
 from mimic_jax.training.loop import train
+from mimic_jax.training.state import check_start
 from tests.datasets import make_pair, write_dataset
+from tests.random_weights import random_params
 
 SIZES = {"encoder_width": 16, "encoder_depth": 1, "encoder_heads": 2, "decoder_width": 16, "decoder_depth": 1}
 SIZES |= {"decoder_heads": 2, "patch_size": 8}
@@ -123,11 +126,56 @@ def test_training_begins_from_given_weights(dataset, tmp_path, capsys):
     assert not np.array_equal(found["mask_token"], whole.params["mask_token"])
     assert "fresh: decoder, decoder_embed, decoder_norm, mask_token, prediction_head" in capsys.readouterr().out
 
-    # A run carries on from its own checkpoint, not from the weights again.
-    config = small(croco_tiny, dataset, init=str(tmp_path / "whole"))
-    with pytest.raises(InputError, match=r"config\.init: its encoder_depth is 1, config\.model\.encoder_depth is 2"):
-        train(small(croco_tiny, dataset, init=config.init, model__encoder_depth=2), tmp_path / "deeper")
-    assert not (tmp_path / "deeper").exists()
+
+def test_a_run_carries_on_from_its_own_checkpoint_and_not_from_the_weights_again(dataset, tmp_path):
+    sizes = Sizes(**SIZES, positions="rope100")
+    save_folder(Weights("croco", sizes, random_params("croco", sizes), {}), tmp_path / "given")
+    begun = {"init": str(tmp_path / "given"), "optimizer__schedule_steps": 4, "checkpoint_every": 2}
+    train(small(croco_tiny, dataset, steps=4, **begun), tmp_path / "whole")
+    train(small(croco_tiny, dataset, steps=4, **begun), tmp_path / "resumed")
+    # What was begun from may be gone by then.
+    shutil.rmtree(tmp_path / "given")
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "4")
+    train(small(croco_tiny, dataset, steps=4, **begun), tmp_path / "resumed")
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "resumed").params, load(tmp_path / "whole").params)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("encoder_width", 32),
+        ("encoder_depth", 2),
+        ("encoder_heads", 4),
+        ("patch_size", 16),
+        ("class_token", False),
+        ("positions", "learned"),
+        ("position_grid", (2, 2)),
+        ("decoder_width", 32),
+        ("decoder_depth", 2),
+        ("decoder_heads", 4),
+    ],
+)
+def test_weights_of_another_model_are_refused_by_every_size_that_differs(field, value):
+    """Most would not show in the shapes, and a model would begin from nonsense."""
+    sizes = Sizes(**SIZES, positions="cosine", class_token=True, position_grid=(4, 4))
+    given = Weights("croco", dataclasses.replace(sizes, **{field: value}), {}, {})
+    with pytest.raises(InputError, match=f"--config.model.{field}="):
+        check_start(given, "croco", sizes)
+    if field.startswith("decoder"):  # of another kind of model the encoder alone is taken
+        check_start(given, "mae", sizes)
+    check_start(dataclasses.replace(given, sizes=sizes), "croco", sizes)
+
+
+@pytest.mark.parametrize("positions", ["cosine", "learned"])
+def test_positions_stay_those_that_the_weights_know(dataset, tmp_path, positions):
+    """Begun on a grid of 2 × 2 and continued at 4 × 4, a model sees positions between those it knows."""
+    sizes = Sizes(**SIZES, positions=positions, class_token=True, position_grid=(2, 2))
+    save_folder(Weights("croco", sizes, random_params("croco", sizes), {}), tmp_path / "given")
+    begun = {"init": str(tmp_path / "given"), "model__positions": positions, "model__class_token": True, "steps": 2}
+    for steps in (2, 3):
+        begun["steps"] = steps
+        train(small(croco_tiny, dataset, optimizer__schedule_steps=3, checkpoint_every=2, **begun), tmp_path / "run")
+        assert load(tmp_path / "run", 2).sizes.position_grid == (2, 2)
 
 
 def test_a_single_scene_holds_nothing_out_and_says_so(tmp_path, capsys):
