@@ -209,6 +209,7 @@ def _show(output: Path) -> dict:
         "error_with_black_view": found["error_black_view"],
         "ratio": found["ratio"],
         "patches_found_by_attention": found.get("correspondence_within_1"),
+        "patches_found_by_the_best_layer": found.get("correspondence_best_layer_within_1"),
         "patches_found_by_chance": found.get("chance_within_1"),
     }
 

@@ -213,7 +213,13 @@ def test_bad_flags_get_one_clear_line(dataset):
         [sys.executable, "-m", "launch.pretrain", *flags], cwd=ROOT, capture_output=True, text=True
     )
     refused(run("--config=configs/absent.py", "--workdir=x"), "absent.py")
-    refused(run("--workdir=x"), "config")
+    refused(run("--workdir=x"), "error: --config is not set")
+    refused(run("--workdir=x", "--config.data.train=pairs"), "error: --config is not set")
+    refused(run("--config=configs/croco_tiny.py"), "error: --workdir is not set")
+    refused(
+        run("--config=configs/mimic_mae_vitb.py:2m", "--workdir=x"),
+        r"^error: --config=configs/mimic_mae_vitb\.py:2m: ValueError: mimic_mae_vitb\.py:2m must end in :1m or :3m",
+    )
     refused(run("--config=configs/croco_tiny.py", "--workdir=x", "--nonsense=1"), "nonsense")
     refused(run("--config=configs/croco_tiny.py", "--workdir=x", "stray"), "stray")
     help = run("--help")

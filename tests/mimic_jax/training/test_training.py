@@ -105,6 +105,16 @@ def test_a_mixture_trains_and_knows_its_own_checkpoint(dataset, tmp_path):
     train(config, tmp_path / "weighted")
 
 
+def test_an_evaluation_set_may_move_and_not_come_or_go(dataset, tmp_path):
+    for name in ("there", "elsewhere"):
+        shutil.copytree(dataset, tmp_path / name)
+    fields = {"steps": 2, "eval__data": str(tmp_path / "there")}
+    train(small(croco_tiny, dataset, **fields), tmp_path / "run")
+    train(small(croco_tiny, dataset, **fields | {"eval__data": str(tmp_path / "elsewhere")}), tmp_path / "run")
+    with pytest.raises(InputError, match=r"config\.eval\.data='.*there' \(now ''\), which decides what is held out"):
+        train(small(croco_tiny, dataset, **fields | {"eval__data": ""}), tmp_path / "run")
+
+
 def test_training_begins_from_given_weights(dataset, tmp_path, capsys):
     """With a learning rate of 0 the checkpoint is what training began from."""
     sizes = Sizes(**SIZES, positions="rope100")
