@@ -92,7 +92,10 @@ def import_file(
         raise InputError(f"{path}: {error}") from error
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {**weights.about, "origin": path.name, "format": report.format, "sha256": digest}
+    about = dict(weights.about)
+    if "origin" in about:
+        about["exported_from"] = about["origin"]
+    about |= {"origin": path.name, "format": report.format, "sha256": digest}
     return dataclasses.replace(weights, about=about), report
 
 

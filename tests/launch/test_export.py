@@ -74,7 +74,12 @@ def test_mistakes_are_one_line(folder, tmp_path):
     other = "--format=mae_pth", f"--output={tmp_path / 'a.pth'}"
     mistakes = {
         "holds an MAE with class token": [f"--workdir={folder / 'mimic'}", *other],
-        "--image_size=big must be pixels": [f"--workdir={folder / 'no_grid'}", "--image_size=big", whole, output],
+        "--image_size=big: give SIDE or HEIGHTxWIDTH": [
+            f"--workdir={folder / 'no_grid'}",
+            "--image_size=big",
+            whole,
+            output,
+        ],
     }
     for message, process in {message: start(*options) for message, options in mistakes.items()}.items():
         code, out, err = finish(process)

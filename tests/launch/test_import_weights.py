@@ -73,7 +73,7 @@ def test_a_malicious_file_is_one_line_and_nothing_runs(zipped, tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"error: {path}: wants to run posix.system, and files of weights are read without running anything; "
-        "save its tensors alone, or do not trust it"
+        "save it without that entry, or as tensors alone"
     ]
     assert not created.exists()
     assert not (tmp_path / "weights").exists()

@@ -382,7 +382,7 @@ def test_our_own_files_tell_everything(kind, fixtures, save):
     weights, report = import_file(path)
     assert weights.sizes == Sizes(**described()["sizes"])
     assert report.assumed == ()
-    assert weights.about["exported"] == {"step": 7}
+    assert weights.about["step"] == 7
     jax.tree.map(np.testing.assert_array_equal, weights.params, load(path).params)
     import_file(path, "mae", **HEADS, positions="cosine")  # flags may repeat it …
     for flags in ({"format": "mimic"}, {"encoder_heads": 8}, {"positions": "rope100"}):  # … and not contradict it
