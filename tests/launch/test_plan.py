@@ -1,0 +1,95 @@
+"""launch.plan from the command line, in processes of its own: it chooses its devices before jax is imported."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "batch_size": 16,
+    "model.encoder_width": 32,
+    "model.encoder_depth": 1,
+    "model.encoder_heads": 2,
+    "model.decoder_width": 32,
+    "model.decoder_depth": 1,
+    "model.decoder_heads": 2,
+    "data.size": 20,
+    "data.crop": 16,
+}
+
+
+def plan(topology, *options, **changes):
+    fields = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    command = [
+        sys.executable,
+        "-m",
+        "launch.plan",
+        "--config=configs/croco_tiny.py",
+        f"--topology={topology}",
+        *options,
+    ]
+    command += [f"--config.{name}={value}" for name, value in fields.items()]
+    # XLA's own passes are all run; what is fast is the machine code that nobody runs.
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = os.environ | {
+        "XLA_FLAGS": quick,
+        "COLUMNS": "150",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+    }
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def rows(done):
+    """The table's second column by its first."""
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^│ (.+?) +│ (.*?) *│$", done.stdout, re.MULTILINE)
+    return dict(found)
+
+
+def test_virtual_devices():
+    told = rows(plan("cpu:8"))
+    assert told["mesh"] == "data 8"
+    assert "(1.000 of the closed form)" in told["FLOPs compiled, all chips"]
+    assert "all-reduce over data, sent by a chip" in told
+    assert "not estimated" in told["step time"]
+
+
+@pytest.mark.parametrize(
+    ("topology", "changes", "said"),
+    [
+        ("v5e:16", {}, "--topology=v5e:16: a v5e slice has 2 sizes"),
+        ("abacus", {}, "--topology=abacus is no topology that is known here"),
+        ("cpu:3", {}, "does not divide over config.mesh={'data': 3}"),
+        ("cpu:1", {"data__crop": 15}, "config.data.crop=15 must be a multiple"),
+    ],
+)
+def test_mistakes_are_one_line(topology, changes, said):
+    done = plan(topology, **changes)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_libtpu_one_line_says_how_to_get_it():
+    done = plan("v5e:2x2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'mimic_jax[plan]'" in done.stderr
+
+
+def test_a_tpu_slice():
+    pytest.importorskip("libtpu", reason="libtpu is absent: pip install 'mimic_jax[plan]' to test TPU slices")
+    told = rows(plan("v5e:2x2", "--examples=1000", "--price_per_chip_hour=3600000", batch_size=8))
+    assert told["mesh"] == "data 4"
+    assert "(1.000 of the closed form)" in told["FLOPs compiled, all chips"]
+    assert told["fits"].startswith("yes: ")
+    assert "400 steps" in told["whole run"]
+    # 400 steps on 4 chips at a price of 1000 a chip-second: as many thousands as chip-seconds.
+    microseconds = float(re.search(r"at least ([\d.]+) µs", told["step time"])[1])
+    cost = float(told["cost of the run"].removeprefix("at least ").replace(",", ""))
+    assert cost == pytest.approx(400 * 4 * microseconds / 1000, abs=400 * 4 * 0.06 / 1000)
