@@ -41,3 +41,9 @@ def real() -> Path:
 def parity() -> Path:
     """The folder of the published models' numbers; skips where it is absent."""
     return _needed(SHARED / "parity")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process is left alone with one of them at the end."""
+    longest = ("test_readme.py", "test_demo.py", "test_pretrain.py", "test_mine.py")
+    items.sort(key=lambda item: item.path.name not in longest)
