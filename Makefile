@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 # A file of tests stays in one process: what its tests share is made once.
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 OUTPUT ?= $(if $(VIDEOS),demo_videos,demo)
 
 .PHONY: demo install torch test test-all lint clean
