@@ -44,6 +44,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     if initial:
         check_start(initial, config.objective, experiment.sizes)
     mixture = open_mixture(config.data.train, "config.data.train")
+    fingerprint = mixture.fingerprint()
     examples, held_out = _split(config, mixture)
     steps, warmup_steps, schedule_steps = total_steps(config, len(examples) * config.batch_size // experiment.records)
     rules = config.axis_rules.to_dict()
@@ -68,7 +69,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     # Nothing is written before all of the config is known to work.
     checkpoint.claim_workdir(workdir, config.to_dict(), checkpoint.describe_data(mixture))
     with checkpoint.open_checkpoints(workdir, config.keep_checkpoints) as checkpoints:
-        state, first_step = checkpoint.restore(checkpoints, state, mixture.fingerprint())
+        state, first_step = checkpoint.restore(checkpoints, state, fingerprint)
         if first_step >= steps:
             print(f"{workdir}: already trained for {first_step} steps")
             return
@@ -76,7 +77,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
             print(f"{workdir}: carrying on from step {first_step}")
         elif initial:
             print(f"{config.init}: {taken}")
-        print(_plan(config, experiment, state, examples, held_out, steps, schedule))
+        # The rate rises to the end of the warm-up and falls from there.
+        peak = float(schedule(min(steps, warmup_steps)))
+        print(_plan(config, experiment, state, examples, held_out, steps, peak))
         if steps <= warmup_steps:
             print(
                 f"warning: the run ends within the warm-up of {warmup_steps} steps: the learning rate stays below its "
@@ -142,16 +145,15 @@ def train(config: ConfigDict, workdir: Path) -> None:
                     evaluation(step, state.params, metrics)
                     last_time = time.monotonic()
                 if saves:
-                    checkpoint.save(checkpoints, step, state, mixture.fingerprint(), config.to_dict())
+                    checkpoint.save(checkpoints, step, state, fingerprint, config.to_dict())
         metrics.close()
     print(f"{workdir}: trained for {steps} steps")
 
 
-def _plan(config, experiment, state, examples, held_out, steps, schedule) -> str:
+def _plan(config, experiment, state, examples, held_out, steps, peak) -> str:
     """One line about what is going to happen."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     apart = f"{len(held_out)} pairs to evaluate on" if held_out is not None else "none to evaluate on"
-    peak = max(float(schedule(step)) for step in np.unique(np.linspace(0, steps, 200).astype(int)))
     return (
         f"{config.objective}, {parameters / 1e6:.1f} M parameters: {len(examples)} pairs to train on, {apart}; "
         f"{steps} steps of {experiment.records} pairs, learning rate up to {peak:.3g}"
