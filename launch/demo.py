@@ -166,11 +166,11 @@ def _duration(path: Path) -> float:
 
 def _show(output: Path) -> dict:
     """Draws the pictures and measures the model on the held-out pairs."""
+    from launch.views import seen_at
     from mimic_jax.data.mixture import all_examples, open_mixture
     from mimic_jax.data.pairs import read_pairs
     from mimic_jax.evaluation.evaluate import make_evaluator
     from mimic_jax.interop.load import load
-    from mimic_jax.training.experiment import sides
     from mimic_jax.training.metrics import METRICS, read_metrics, training_lines
     from mimic_jax.viz import pictures
     from mimic_jax.viz.reconstruction import make_drawer
@@ -178,8 +178,8 @@ def _show(output: Path) -> dict:
     console.rule("[bold]show")
     train, held_out = (all_examples(open_mixture(str(output / "pairs" / part), part)) for part in ("train", "held_out"))
     weights = load(output / "run")
-    model, config = weights.model(), weights.about["config"]
-    seen = {name: sides(config["data"][name], name) for name in ("size", "crop")}
+    model = weights.model()
+    seen = dict(zip(("size", "crop"), seen_at(weights, None), strict=True))
 
     chosen = [len(train) * place // 4 for place in range(4)]
     shown = [[pictures.draw_pair(pair)] for pair in read_pairs(train, chosen)]

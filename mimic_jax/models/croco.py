@@ -10,12 +10,11 @@ from jaxtyping import Array, Float, Int
 
 from mimic_jax.models.completion import decoder_positions
 from mimic_jax.models.sizes import ROPE_BASES, Sizes
-from mimic_jax.models.vit import ViT
+from mimic_jax.models.vit import ViT, rotary_positions
 from mimic_jax.nn.blocks import DecoderBlock, run, stack
 from mimic_jax.nn.layers import layer_norm, linear
 from mimic_jax.nn.masking import scatter
 from mimic_jax.nn.patches import grid_of
-from mimic_jax.nn.positions import grid_positions
 
 Images = Float[Array, "batch height width 3"]
 Visible = Int[Array, "batch visible"]
@@ -115,6 +114,5 @@ class CroCo(nnx.Module):
                 tokens, visible, self.mask_token[0, 0], grid[0] * grid[1], leading=int(self.sizes.class_token)
             )
         tokens, context = (decoder_positions(each, grid, self.sizes) for each in (tokens, context))
-        rotary = ROPE_BASES[self.sizes.positions] is not None
-        positions = jnp.asarray(grid_positions(*grid))[None] if rotary else None
+        positions = rotary_positions(grid, self.sizes)
         return tokens, context, positions, positions

@@ -7,12 +7,11 @@ from jaxtyping import Array, Float, Int
 
 from mimic_jax.models.completion import decoder_positions
 from mimic_jax.models.sizes import ROPE_BASES, Sizes
-from mimic_jax.models.vit import ViT
+from mimic_jax.models.vit import ViT, rotary_positions
 from mimic_jax.nn.blocks import EncoderBlock, run, stack
 from mimic_jax.nn.layers import layer_norm, linear
 from mimic_jax.nn.masking import scatter
 from mimic_jax.nn.patches import grid_of
-from mimic_jax.nn.positions import grid_positions
 
 Images = Float[Array, "batch height width 3"]
 Visible = Int[Array, "batch visible"]
@@ -52,6 +51,5 @@ class MAE(nnx.Module):
         tokens = self.decoder_embed(self.encode(images, visible))
         tokens = scatter(tokens, visible, self.mask_token[0, 0], rows * columns, leading=int(sizes.class_token))
         tokens = decoder_positions(tokens, grid, sizes)
-        rotary = ROPE_BASES[sizes.positions] is not None
-        tokens, _ = run(self.decoder, tokens, jnp.asarray(grid_positions(rows, columns))[None] if rotary else None)
+        tokens, _ = run(self.decoder, tokens, rotary_positions(grid, sizes))
         return self.prediction_head(self.decoder_norm(tokens)[:, sizes.class_token :])

@@ -16,6 +16,11 @@ Images = Float[Array, "batch height width 3"]
 Visible = Int[Array, "batch visible"]
 
 
+def rotary_positions(grid: tuple[int, int], sizes: Sizes) -> Int[Array, "1 patches 2"] | None:
+    """The (y, x) of every patch, for rotary attention; None where positions are added instead."""
+    return None if ROPE_BASES[sizes.positions] is None else jnp.asarray(grid_positions(*grid))[None]
+
+
 class ViT(nnx.Module):
     """Patches, positions, blocks, norm. A class token, where there is one, comes before the patches."""
 
@@ -69,13 +74,12 @@ class ViT(nnx.Module):
         """The tokens that the first block gets, and the (y, x) of each, for rotary attention."""
         rows, columns = grid_of(images, self.sizes.patch_size)
         tokens = self.patch_embed(patchify(images, self.sizes.patch_size))
-        rotary = ROPE_BASES[self.sizes.positions] is not None
-        positions = jnp.asarray(grid_positions(rows, columns))[None] if rotary else None
-        if not rotary:
+        positions = rotary_positions((rows, columns), self.sizes)
+        if positions is None:
             tokens = tokens + self._added(rows, columns).astype(tokens.dtype)
         if visible is not None:
             tokens = gather(tokens, visible)
-            positions = positions[0][visible] if rotary else None
+            positions = None if positions is None else positions[0][visible]
         if self.sizes.class_token:
             first = self.class_token + (self.positions[:, :1] if self.sizes.positions == "learned" else 0)
             first = jnp.broadcast_to(first, (len(tokens), 1, tokens.shape[-1])).astype(tokens.dtype)
