@@ -10,10 +10,18 @@ def get_config() -> ConfigDict:
     config.init = ""  # weights to begin from: a workdir, an import, a .pth
     config.steps = 400
     config.batch_size = 32
+    config.accumulate = 1  # parts that a batch is computed in, for want of memory
     config.log_every = 10
     config.checkpoint_every = 50
     config.keep_checkpoints = 2
+    config.keep_every = 0  # steps; checkpoints of multiples of it are kept for good
+    config.on_nonfinite = "stop"  # or "skip" updates without a finite loss and gradient, so many at most:
+    config.skip_at_most = 10
     config.compute_dtype = "float32"  # parameters and the loss are float32 in any case
+    config.remat = "none"  # or "dots", "blocks": compute again in the backward pass what was not kept
+    config.scan_layers = True  # compile the layers of a stack as one
+    config.attention = "xla"  # or "cudnn", with bfloat16 on NVIDIA's
+    config.ema = 0.0  # decay of an average of the parameters, which is then what is evaluated and exported
 
     config.model = ConfigDict(
         {
@@ -38,6 +46,7 @@ def get_config() -> ConfigDict:
     config.data.views = "pair"
     config.data.jitter = 0.0  # CroCo has 0.4; so short a training has no use for it
     config.data.swap = 0.5
+    config.data.workers = 0  # processes that read; 0: threads of this one
     config.data.threads = 4
 
     config.eval = ConfigDict()
@@ -54,7 +63,9 @@ def get_config() -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.95
     config.optimizer.weight_decay = 0.05
+    config.optimizer.clip_norm = 0.0
 
-    config.mesh = ConfigDict({"data": -1})
-    config.axis_rules = ConfigDict({"batch": "data"})
+    # data: copies of the model; fsdp: parameters and optimizer split, gathered layer by layer; tensor: layers split.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.axis_rules = ConfigDict({"batch": ("data", "fsdp"), "embed": "fsdp", "heads": "tensor", "mlp": "tensor"})
     return config

@@ -17,10 +17,18 @@ def get_config() -> ConfigDict:
     config.epochs = 400.0  # of a schedule of 800
     config.steps = placeholder(int)  # set: stop there, whatever the epochs
     config.batch_size = 256
+    config.accumulate = 1  # parts that a batch is computed in, for want of memory
     config.log_every = 100
     config.checkpoint_every = 2000
     config.keep_checkpoints = 3
+    config.keep_every = 0  # steps; checkpoints of multiples of it are kept for good
+    config.on_nonfinite = "stop"  # or "skip" updates without a finite loss and gradient, so many at most:
+    config.skip_at_most = 10
     config.compute_dtype = "bfloat16"  # float16 with loss scaling there; parameters and the loss are float32
+    config.remat = "none"  # or "dots", "blocks": compute again in the backward pass what was not kept
+    config.scan_layers = True  # compile the layers of a stack as one
+    config.attention = "xla"  # or "cudnn", with bfloat16 on NVIDIA's
+    config.ema = 0.0  # decay of an average of the parameters, which is then what is evaluated and exported
 
     config.model = ConfigDict(
         published("vit_b", "small", positions="cosine", class_token=False, mask_ratio=0.9, norm_pix_loss=True)
@@ -33,6 +41,7 @@ def get_config() -> ConfigDict:
     config.data.views = "pair"
     config.data.jitter = 0.4  # brightness, contrast, saturation, drawn for each view
     config.data.swap = 0.0
+    config.data.workers = 0  # processes that read; 0: threads of this one
     config.data.threads = 16
 
     config.eval = ConfigDict()
@@ -51,7 +60,9 @@ def get_config() -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.95
     config.optimizer.weight_decay = 0.05
+    config.optimizer.clip_norm = 0.0
 
-    config.mesh = ConfigDict({"data": -1})
-    config.axis_rules = ConfigDict({"batch": "data"})
+    # data: copies of the model; fsdp: parameters and optimizer split, gathered layer by layer; tensor: layers split.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.axis_rules = ConfigDict({"batch": ("data", "fsdp"), "embed": "fsdp", "heads": "tensor", "mlp": "tensor"})
     return config

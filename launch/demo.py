@@ -172,7 +172,7 @@ def _show(output: Path) -> dict:
     from mimic_jax.evaluation.evaluate import make_evaluator
     from mimic_jax.interop.load import load
     from mimic_jax.training.metrics import METRICS, read_metrics, training_lines
-    from mimic_jax.viz import pictures
+    from mimic_jax.viz import curves, pictures
     from mimic_jax.viz.reconstruction import make_drawer
 
     console.rule("[bold]show")
@@ -186,7 +186,8 @@ def _show(output: Path) -> dict:
     pictures.save(pictures.grid(shown), output / "pairs.png")
     metrics = training_lines(read_metrics(output / "run" / METRICS))
     # Without the first step, whose loss of an untrained model would flatten the rest.
-    pictures.draw_curve(*zip(*[(line["step"], line["loss"]) for line in metrics[1:]], strict=True), output / "loss.png")
+    loss = [line["step"] for line in metrics[1:]], [line["loss"] for line in metrics[1:]]
+    curves.save(curves.draw_curves({"loss on hidden patches": {"run": loss}}, "Pre-training"), output / "loss.png")
     draw = make_drawer(model, held_out, rows=min(6, len(held_out)), **seen)
     pictures.save(draw(weights.params), output / "reconstruction.png")
 

@@ -3,11 +3,15 @@
 python -m launch.plan --config=configs/croco_v2_vitl_base.py --topology=v5e:16x16 --examples=7000000
 python -m launch.plan --config=configs/croco_tiny.py --topology=cpu:8
 python -m launch.plan --config=configs/mae_vitl.py --topology=local
+python -m launch.plan --config=configs/mae_vitl.py --topology=v5e:4x4 --search
 
 Compiles the real train step for the slice, in minutes and on a CPU; no data is opened and no array is made. Times are
-bounds from published rates, not measurements.
+bounds from published rates, not measurements. --search compiles it for one mesh after the other, with as much
+rematerialisation and accumulation as it takes to fit, and ranks them: whatever the config says of mesh, remat and
+accumulate. What it has found is kept in --cache, so that the same command carries on where it was stopped.
 """
 
+import collections
 import os
 import sys
 
@@ -16,13 +20,16 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from mimic_jax import command
+from mimic_jax import command, files
 from mimic_jax.planning import topology as topologies
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; fields change with --config.a.b=VALUE.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "v5e:16x16, v5p:4x4x4, v6e:4x4, cpu:8, or local for what is here.")
 EXAMPLES = flags.DEFINE_integer("examples", None, "Pairs of the training set, for a run in epochs.", lower_bound=1)
 PRICE = flags.DEFINE_float("price_per_chip_hour", None, "For what the whole run costs, in any currency.", lower_bound=0)
+SEARCH = flags.DEFINE_bool("search", False, "Try meshes, remat and accumulate, and rank those that fit.")
+LIMIT = flags.DEFINE_integer("search_limit", 12, "How many are compiled, besides what is in --cache.", lower_bound=0)
+CACHE = flags.DEFINE_string("cache", "plan_search.json", "Where outcomes of --search are kept.")
 flags.mark_flags_as_required(["config", "topology"])
 
 BOUND = (
@@ -40,6 +47,9 @@ def main() -> None:
     from mimic_jax.planning.plan import make_plan
 
     devices = topologies.devices_of(TOPOLOGY.value)
+    if SEARCH.value:
+        _search(devices)
+        return
     plan = make_plan(CONFIG.value, devices, EXAMPLES.value)
     name = plan.chip.name if plan.chip else plan.device_kind
     table = Table(show_header=False, title=f"{TOPOLOGY.value}: {plan.devices} × {name}")
@@ -51,6 +61,59 @@ def main() -> None:
         console.print(f"not counted, {times}×: {what}", highlight=False, markup=False, soft_wrap=True)
     if plan.bound:
         console.print(BOUND, highlight=False, soft_wrap=True)
+
+
+def _search(devices):
+    from mimic_jax.planning import search
+
+    console, aside = Console(), Console(stderr=True)
+    wanted = search.candidates_of(CONFIG.value, devices)
+    known, reasons = {}, collections.Counter()
+    cache = files.as_path(CACHE.value)
+    results = search.search(CONFIG.value, wanted, devices, TOPOLOGY.value, cache, LIMIT.value)
+    try:
+        with aside.status(f"{len(wanted)} candidates"):
+            for candidate, result in results:
+                if result is None:
+                    name = f"{_mesh(candidate)}; remat {candidate.remat}, accumulate {candidate.accumulate}"
+                    aside.print(f"compiling {name}", highlight=False, soft_wrap=True)
+                elif isinstance(result, str):
+                    reasons[result] += 1
+                else:
+                    known[candidate] = result
+    finally:  # after an interrupt, what is known by then
+        if untried := len(wanted) - len(known) - reasons.total():
+            reasons["not tried: interrupted"] += untried
+        _print_ranking(console, search.ranked(known), reasons)
+        if known:
+            best, outcome = search.ranked(known)[0]
+            if outcome.fits:
+                given = " ".join(search.flags(best, CONFIG.value)) or "nothing: it is what the config has"
+                console.print(f"for the first: {given}", highlight=False, soft_wrap=True)
+
+
+def _print_ranking(console, ranking, reasons):
+    columns = ("mesh", "remat", "accumulate", "peak memory", "step ≥", "limited by", "utilisation ≤", "compiled in")
+    table = Table(*columns, title=f"{TOPOLOGY.value}: {CONFIG.value.batch_size} examples a step")
+    for candidate, outcome in ranking:
+        needed = "" if outcome.needed is None else _bytes(outcome.needed)
+        if not outcome.fits:
+            row = ("does not fit" + (f": {needed}" if needed else ""), "", "", "")
+        elif outcome.seconds is None:
+            row = (needed, "", "not estimated", "")
+        else:
+            row = (needed, _duration(outcome.seconds), outcome.limit, f"{outcome.utilisation:.0%}")
+        took = _duration(outcome.seconds_to_compile)
+        table.add_row(_mesh(candidate), candidate.remat, str(candidate.accumulate), *row, took)
+    console.print(table, highlight=False)
+    for reason, count in reasons.items():
+        console.print(f"left out, {count}×: {reason}", highlight=False, markup=False, soft_wrap=True)
+    if any(outcome.seconds for _, outcome in ranking):
+        console.print(BOUND, highlight=False, soft_wrap=True)
+
+
+def _mesh(candidate) -> str:
+    return ", ".join(f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), candidate.mesh, strict=True))
 
 
 def _memory(plan):

@@ -50,7 +50,7 @@ def _parse_flags(argv: Sequence[str], names: Sequence[str]) -> list[str]:
     except (KeyError, AttributeError) as error:  # what config_flags makes of `--config.misspelt=1`
         _fail(f"{_misspelt(error, argv)}: the config has no such field")
     except Exception as error:  # a config file is the user's own Python
-        _fail(f"--config: the file cannot be used: {type(error).__name__}: {_one_line(error)}")
+        _fail(f"--config: the file cannot be used: {type(error).__name__}: {one_line(error)}")
     given = positional[1:]
     open_ended = bool(names) and names[-1].endswith("…")
     needed = [name for name in names if not name.endswith("?")]
@@ -67,7 +67,7 @@ def _guarded(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        _fail(_one_line(error))
+        _fail(one_line(error))
     except KeyboardInterrupt:
         print("interrupted; the same command carries on from here", file=sys.stderr, flush=True)
         # At once: threads of pools that are being taken down would each print a traceback of their own.
@@ -94,10 +94,11 @@ def _flags_error(error: flags.Error, argv: Sequence[str]) -> str:
         return f"{unset[1]} is not set"
     if "Unknown command line flag 'config." in message and not any(flag.startswith("--config=") for flag in argv):
         return "--config is not set"
-    return _one_line(error)
+    return one_line(error)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line."""
     return " ".join(str(error).split())
 
 

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ VERSION = "1.0.0"
 MANIFEST = "manifest.json"
 # In a dataset folder that is being mined: what is not yet part of it.
 PARTS = ".parts"
+
+_IMPORTING = threading.Lock()
 
 Image = UInt8[np.ndarray, "height width 3"]
 
@@ -95,20 +98,29 @@ def encode(pair: Pair) -> bytes:
 
 
 def decode(record: bytes) -> Pair:
-    """Reads what `encode` wrote. The views stay JPEG bytes; `decode_image` opens them."""
-    feature = _example_type().FromString(record).features.feature
-    return Pair(
-        view1=feature["view1"].bytes_list.value[0],
-        view2=feature["view2"].bytes_list.value[0],
-        correspondence=np.array(feature["correspondence"].int64_list.value, np.int16),
-        homography=np.array(feature["homography"].float_list.value, np.float32).reshape(3, 3),
-        overlap=feature["overlap"].float_list.value[0],
-        inliers=feature["inliers"].int64_list.value[0],
-        source=feature["source"].bytes_list.value[0].decode(),
-        scene=feature["scene"].bytes_list.value[0].decode(),
-        frame1=feature["frame1"].int64_list.value[0],
-        frame2=feature["frame2"].int64_list.value[0],
-    )
+    """Reads what `encode` wrote. The views stay JPEG bytes; `decode_image` opens them.
+
+    Raises:
+      ValueError: the bytes are no pair record.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        feature = _example_type().FromString(record).features.feature
+        return Pair(
+            view1=feature["view1"].bytes_list.value[0],
+            view2=feature["view2"].bytes_list.value[0],
+            correspondence=np.array(feature["correspondence"].int64_list.value, np.int16),
+            homography=np.array(feature["homography"].float_list.value, np.float32).reshape(3, 3),
+            overlap=feature["overlap"].float_list.value[0],
+            inliers=feature["inliers"].int64_list.value[0],
+            source=feature["source"].bytes_list.value[0].decode(),
+            scene=feature["scene"].bytes_list.value[0].decode(),
+            frame1=feature["frame1"].int64_list.value[0],
+            frame2=feature["frame2"].int64_list.value[0],
+        )
+    except (DecodeError, IndexError, ValueError) as error:
+        raise ValueError("the bytes are not a pair record") from error
 
 
 def encode_image(image: Image, quality: int = 95) -> bytes:
@@ -264,7 +276,9 @@ def _features(patches: int):
 
 @functools.cache
 def _example_type():
-    # Imported on first use: TensorFlow Datasets takes a moment, and `import mimic_jax` must not.
-    from tensorflow_datasets.proto import tf_example_pb2
+    # Imported on first use: TensorFlow Datasets takes a moment, and `import mimic_jax` must not. One thread at a time:
+    # its lazy modules have locks of their own, which wait for Python's import locks and those for them.
+    with _IMPORTING:
+        from tensorflow_datasets.proto import tf_example_pb2
 
-    return tf_example_pb2.Example
+        return tf_example_pb2.Example

@@ -1,11 +1,13 @@
 """Records → uint8 batches, on the host: read, decode, resize. All else happens on the accelerator (`augment`).
 
-Which examples are in global step k depends on the seed, the examples and the global batch size alone. So a position
-in the data is one number, the step, and a run resumes at it on any number of hosts.
+Which examples come, and in which order, is `order`'s to say; here they are read, by threads or by processes.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import grain
 import numpy as np
@@ -13,9 +15,14 @@ from jaxtyping import Int, UInt8
 
 from mimic_jax import records
 from mimic_jax.command import InputError
+from mimic_jax.data import order
 from mimic_jax.data.mixture import Examples, Mixture, all_examples, record_source
+from mimic_jax.data.workers import Places, Views, read_in_workers
 
 Batch = dict[str, UInt8[np.ndarray, "batch height width 3"]]
+
+# Records read at the same time by read_pairs: a bucket takes its time for each.
+READERS = 16
 
 
 def read_views(pair: records.Pair, size: tuple[int, int]) -> dict[str, UInt8[np.ndarray, "{size[0]} {size[1]} 3"]]:
@@ -46,57 +53,68 @@ def batches(
     batch_size: int,
     seed: int,
     first_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    share_index: int = 0,
+    share_count: int = 1,
     threads: int = 8,
-) -> Iterator[Batch]:
-    """Endless shuffled batches, each epoch in its own order; this process's share of each.
+    workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """Endless shuffled batches, in the order of `order.in_order`; one share of each, of batch_size / share_count pairs.
 
-    Without weights the datasets of the mixture are shuffled as one, and an epoch has every example once. With weights
-    they take turns in the proportion of these (to within 1 %), each in epochs of its own.
+    The first batch starts the threads or processes; `close()` of the result ends them. They also end with this process,
+    however it ends.
 
     Args:
       examples: which pairs; at least one.
       size: views are resized to this height and width, in pixels.
-      batch_size: pairs of the global batch, a multiple of `process_count`.
+      batch_size: pairs of the global batch, a multiple of `share_count`.
       seed: decides the order of examples, with `batch_size` and the examples.
       first_step: the global step that the first batch belongs to.
-      process_index, process_count: of all hosts, which one this is.
-      threads: how many examples are read at the same time.
+      share_index, share_count: which of the equal shares of each global batch, in the order of its rows.
+      threads: how many examples a process reads at the same time.
+      workers: how many processes read, each whole batches in turn. 0: this process does.
 
     Raises:
-      InputError: a process's share of a batch is not whole.
+      InputError: a share of a batch is not whole. From the result: a record or a view is damaged or missing, or a
+        worker has been killed.
     """
-    if batch_size % process_count:
-        raise InputError(f"config.batch_size={batch_size} does not divide over {process_count} processes")
-    share = batch_size // process_count
-    data = (
-        _in_order(examples, seed)
-        .map(lambda record: read_views(records.decode(record), size))
-        # Global step k is examples k·batch … (k+1)·batch − 1. Dealt out share by share, process i has the i-th share:
-        # joined in the order of processes they are the batch as one process has it, row by row.
-        .batch(share, drop_remainder=True)
-        .slice(slice(first_step * process_count + process_index, None, process_count))
+    places = order.shares(
+        examples,
+        batch_size=batch_size,
+        seed=seed,
+        first_step=first_step,
+        share_index=share_index,
+        share_count=share_count,
     )
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    return iter(data.to_iter_dataset(options))
+    read = _Read(_Records.of(examples), size, threads)
+    shape = (2, batch_size // share_count, *size, 3)
+    return _batches(read_in_workers(places, read, shape, workers) if workers else _read_here(places, read, shape))
 
 
 def read_pairs(examples: Examples | records.Dataset, indices: Sequence[int]) -> list[records.Pair]:
-    """The pairs at the given places of the examples, or of a dataset."""
+    """The pairs at the given places of the examples, or of a dataset.
+
+    Raises:
+      InputError: a record cannot be read.
+    """
     if isinstance(examples, records.Dataset):
         examples = all_examples(Mixture((examples,)))
-    starts = np.cumsum([0, *map(len, examples.mixture.datasets)])
-    places = np.concatenate(
-        [
-            start + (np.arange(len(dataset)) if within is None else within)
-            for start, dataset, within in zip(starts, examples.mixture.datasets, examples.indices, strict=False)
-        ]
-    )
-    wanted = places[np.asarray(indices, int)].tolist()
-    # Of no places array_record cannot read.
-    found = record_source(examples.mixture.datasets).__getitems__(wanted) if wanted else []
-    return [records.decode(record) for record in found]
+    stored = _Records.of(examples)
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(stored.read, stored.numbers(np.asarray(indices, int)).tolist()))
+
+
+def describe(examples: Examples, indices: Sequence[int]) -> list[str]:
+    """The examples at the given places, for a person: source and scene, frames, shard, and the record's number in it.
+
+    Raises:
+      InputError: a record cannot be read.
+    """
+    stored = _Records.of(examples)
+    numbers = stored.numbers(np.asarray(indices, int)).tolist()
+    return [
+        f"{pair.source}/{pair.scene}, frames {pair.frame1} and {pair.frame2} ({stored.locate(number)})"
+        for number, pair in zip(numbers, read_pairs(examples, indices), strict=True)
+    ]
 
 
 def spread(examples: Examples, count: int) -> list[int]:
@@ -104,34 +122,102 @@ def spread(examples: Examples, count: int) -> list[int]:
     return np.linspace(0, len(examples) - 1, min(count, len(examples))).round().astype(int).tolist()
 
 
-def _in_order(examples: Examples, seed: int) -> grain.MapDataset:
-    """The endless sequence of records."""
-    mixture = examples.mixture
-    # A dataset of which no record belongs has no turn.
-    present = [place for place, length in enumerate(examples.lengths()) if length]
-    sources = [
-        grain.MapDataset.source(_Records(record_source([mixture.datasets[place]]), examples.indices[place]))
-        for place in present
-    ]
-    if mixture.weights is None:
-        return grain.MapDataset.concatenate(sources).shuffle(seed=seed).repeat()
-    # A seed of its own for each: else datasets of one size would be in the same order.
-    seeds = [int(np.random.SeedSequence([seed, place]).generate_state(1)[0]) for place in present]
-    return grain.MapDataset.mix(
-        [source.shuffle(seed=each).repeat() for source, each in zip(sources, seeds, strict=True)],
-        [mixture.weights[place] for place in present],
-    )
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Records:
-    """The records of one dataset that belong, as grain reads a source."""
+    """The records of a mixture, as a worker gets them: pickled, they leave behind the files that are open."""
 
+    examples: Examples
     source: grain.sources.ArrayRecordDataSource
-    indices: Int[np.ndarray, "_"] | None
 
-    def __len__(self) -> int:
-        return len(self.source if self.indices is None else self.indices)
+    @classmethod
+    def of(cls, examples: Examples) -> "_Records":
+        try:
+            return cls(examples, record_source(examples.mixture.datasets))
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"a shard cannot be read ({error}); copy it again or mine again") from error
 
-    def __getitem__(self, place: int) -> bytes:
-        return self.source[place if self.indices is None else int(self.indices[place])]
+    def numbers(self, places: Int[np.ndarray, " places"]) -> Int[np.ndarray, " places"]:
+        """Where the examples at `places` lie among all records, one dataset after the other."""
+        numbers, first, first_place = np.zeros_like(places), 0, 0
+        lengths = self.examples.lengths()
+        for dataset, within, length in zip(self.examples.mixture.datasets, self.examples.indices, lengths, strict=True):
+            own = (first_place <= places) & (places < first_place + length)
+            rows = places[own] - first_place
+            numbers[own] = first + (rows if within is None else within[rows])
+            first += len(dataset)
+            first_place += length
+        return numbers
+
+    def read(self, number: int) -> records.Pair:
+        try:
+            return records.decode(self.source[number])
+        except (RuntimeError, ValueError) as error:  # array_record has no exception of its own
+            raise InputError(
+                f"{self.locate(number)} cannot be read ({error}); copy the shard again or mine again"
+            ) from error
+
+    def locate(self, number: int) -> str:
+        for dataset in self.examples.mixture.datasets:
+            for shard, length in zip(dataset.shards, dataset.shard_lengths, strict=True):
+                if number < length:
+                    return f"record {number} of {shard}"
+                number -= length
+        raise IndexError(number)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Read:
+    """Fills views [2, batch, height, width, 3] with the examples at places."""
+
+    stored: _Records
+    size: tuple[int, int]
+    threads: int
+
+    def __call__(self, views: Views, places: Places, stop: Callable[[], bool]) -> None:
+        numbers = self.stored.numbers(places).tolist()
+
+        def read(rows: range) -> None:
+            for row in rows:
+                if stop():
+                    return
+                pair = self.stored.read(numbers[row])
+                views[0, row] = read_view(pair, "view1", self.size)
+                views[1, row] = read_view(pair, "view2", self.size)
+
+        parts = min(self.threads, len(numbers))
+        if parts == 1:
+            read(range(len(numbers)))
+        else:
+            list(_pool(self.threads).map(read, [range(first, len(numbers), parts) for first in range(parts)]))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """One for a process: batches that are read at the same time share its threads."""
+    return ThreadPoolExecutor(threads, "read-pairs")
+
+
+def _read_here(places: grain.MapDataset[Places], read: _Read, shape: tuple[int, ...]) -> Generator[Views, None, None]:
+    """Reads batches in threads of this process, in order; they end when the generator is closed."""
+    closed = threading.Event()
+
+    def make(places: Places) -> Views:
+        views = np.empty(shape, np.uint8)
+        read(views, places, closed.is_set)
+        return views
+
+    # Two at a time: threads that are done with the one begin with the next.
+    data = iter(places.map(make).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)))
+    try:
+        yield from data
+    finally:
+        closed.set()
+        data.close()
+
+
+def _batches(data: Generator[Views, None, None]) -> Generator[Batch, None, None]:
+    try:
+        for views in data:
+            yield {"view1": views[0], "view2": views[1]}
+    finally:
+        data.close()

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from mimic_jax import records
+from mimic_jax import hosts, records
 from mimic_jax.data.augment import center_crop, denormalize
 from mimic_jax.data.pairs import read_view
 from mimic_jax.models import completion
@@ -104,7 +104,7 @@ def make_completion(
         }
         # Fetched once, so that the accelerator never waits for the host between batches.
         means = {
-            name: np.sum(found, axis=0, dtype=np.float64) / len(pairs) for name, found in jax.device_get(parts).items()
+            name: np.sum(found, axis=0, dtype=np.float64) / len(pairs) for name, found in hosts.fetch(parts).items()
         }
         numbers = {name: float(mean[0]) for name, mean in means.items()} | {"psnr": float(means["error"][1])}
         if "error_wrong_view" in numbers:

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Int16, PyTree
 
-from mimic_jax import records
+from mimic_jax import hosts, records
 from mimic_jax.command import InputError
 from mimic_jax.data.augment import center_crop
 from mimic_jax.data.pairs import read_view
@@ -175,7 +175,7 @@ def make_matching(
             given[-1] = given[-1] & (np.arange(start, start + batch) < len(pairs))[:, None]
             parts.append(count(params, *given))
         # Fetched once, so that the accelerator never waits for the host between batches.
-        parts = jax.device_get(parts)
+        parts = hosts.fetch(parts)
         return by_chance | {
             f"{name}_within_{within}": float(sum(part[name][place] for part in parts) / total)
             for name in parts[0]

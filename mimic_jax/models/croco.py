@@ -4,14 +4,14 @@ With a class token in encoder and decoder it is MIMIC's (arXiv 2306.15128).
 """
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mimic_jax.models.completion import decoder_positions
-from mimic_jax.models.sizes import ROPE_BASES, Sizes
-from mimic_jax.models.vit import ViT, rotary_positions
+from mimic_jax.models.sizes import Sizes
+from mimic_jax.models.vit import ViT, rotation_of
 from mimic_jax.nn.blocks import DecoderBlock, run, stack
+from mimic_jax.nn.compute import DEFAULT, Compute
 from mimic_jax.nn.layers import layer_norm, linear
 from mimic_jax.nn.masking import scatter
 from mimic_jax.nn.patches import grid_of
@@ -26,12 +26,12 @@ class CroCo(nnx.Module):
 
     views = 2
 
-    def __init__(self, sizes: Sizes, *, rngs: nnx.Rngs, dtype: jnp.dtype | None = None):
+    def __init__(self, sizes: Sizes, *, rngs: nnx.Rngs, compute: Compute = DEFAULT):
         self.sizes = sizes
         width = sizes.decoder_width
-        self.encoder = ViT(sizes, rngs=rngs, dtype=dtype)
+        self.encoder = ViT(sizes, rngs=rngs, compute=compute)
         self.decoder_embed = linear(
-            sizes.encoder_width, width, axes_in=("embed",), axes_out=("decoder_embed",), rngs=rngs, dtype=dtype
+            sizes.encoder_width, width, axes_in=("embed",), axes_out=("decoder_embed",), rngs=rngs, compute=compute
         )
         if sizes.predicts:
             # Neither bias nor scale, so that weight decay applies to it: it has three dimensions as published.
@@ -39,15 +39,13 @@ class CroCo(nnx.Module):
                 0.02 * jax.random.normal(rngs.params(), (1, 1, width)), axes=(None, None, "embed")
             )
         self.decoder = stack(
-            lambda: DecoderBlock(
-                width, sizes.decoder_heads, rope_base=ROPE_BASES[sizes.positions], rngs=rngs, dtype=dtype
-            ),
+            lambda: DecoderBlock(width, sizes.decoder_heads, rngs=rngs, compute=compute),
             sizes.decoder_depth,
         )
-        self.decoder_norm = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.decoder_norm = layer_norm(width, rngs=rngs, compute=compute)
         if sizes.predicts:
             self.prediction_head = linear(
-                width, 3 * sizes.patch_size**2, axes_in=("embed",), axes_out=("pixels",), rngs=rngs, dtype=dtype
+                width, 3 * sizes.patch_size**2, axes_in=("embed",), axes_out=("pixels",), rngs=rngs, compute=compute
             )
 
     def encode(self, images: Images, visible: Visible | None = None) -> Float[Array, "batch tokens embed"]:
@@ -78,8 +76,7 @@ class CroCo(nnx.Module):
           view1, view2: normalised images of one size, divisible by the patch size.
           visible: indices of the patches of view 1 that are seen.
         """
-        features1 = self.encode(view1, visible)
-        features2 = self.encode(view2)
+        features1, features2 = self.encoder.together((view1, visible), (view2, None))
         decoded = self.decode(features1, features2, grid_of(view1, self.sizes.patch_size), visible)
         return self.prediction_head(decoded[:, self.sizes.class_token :])
 
@@ -104,7 +101,8 @@ class CroCo(nnx.Module):
         return maps
 
     def _inputs_of(self, view1, view2):
-        return self._inputs(self.encode(view1), self.encode(view2), grid_of(view1, self.sizes.patch_size), None)
+        features = self.encoder.together((view1, None), (view2, None))
+        return self._inputs(*features, grid_of(view1, self.sizes.patch_size), None)
 
     def _inputs(self, features1, features2, grid, visible):
         """What the first decoder block gets."""
@@ -114,5 +112,5 @@ class CroCo(nnx.Module):
                 tokens, visible, self.mask_token[0, 0], grid[0] * grid[1], leading=int(self.sizes.class_token)
             )
         tokens, context = (decoder_positions(each, grid, self.sizes) for each in (tokens, context))
-        positions = rotary_positions(grid, self.sizes)
-        return tokens, context, positions, positions
+        rotation = rotation_of(grid, self.sizes, self.sizes.decoder_width // self.sizes.decoder_heads)
+        return tokens, context, rotation, rotation

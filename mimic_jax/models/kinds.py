@@ -2,26 +2,26 @@
 
 import functools
 
-import jax.numpy as jnp
 from flax import nnx
 
 from mimic_jax.models.croco import CroCo
 from mimic_jax.models.mae import MAE
 from mimic_jax.models.sizes import Sizes
 from mimic_jax.models.vit import Encoder
+from mimic_jax.nn.compute import DEFAULT, Compute
 
 # What is trained here: models that complete masked views (see models.completion).
 OBJECTIVES = {"croco": CroCo, "mae": MAE}
 MODELS = OBJECTIVES | {"vit": Encoder}
 
 
-def build(kind: str, sizes: Sizes, rngs: nnx.Rngs, dtype: jnp.dtype | None = None) -> nnx.Module:
+def build(kind: str, sizes: Sizes, rngs: nnx.Rngs, compute: Compute = DEFAULT) -> nnx.Module:
     """A model with fresh parameters.
 
     Raises:
       KeyError: the kind is none of MODELS.
     """
-    return MODELS[kind](sizes, rngs=rngs, dtype=dtype)
+    return MODELS[kind](sizes, rngs=rngs, compute=compute)
 
 
 @functools.cache

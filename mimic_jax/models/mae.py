@@ -1,14 +1,14 @@
 """MAE: complete a masked image from what is left of it (arXiv 2111.06377)."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mimic_jax.models.completion import decoder_positions
-from mimic_jax.models.sizes import ROPE_BASES, Sizes
-from mimic_jax.models.vit import ViT, rotary_positions
+from mimic_jax.models.sizes import Sizes
+from mimic_jax.models.vit import ViT, rotation_of
 from mimic_jax.nn.blocks import EncoderBlock, run, stack
+from mimic_jax.nn.compute import DEFAULT, Compute
 from mimic_jax.nn.layers import layer_norm, linear
 from mimic_jax.nn.masking import scatter
 from mimic_jax.nn.patches import grid_of
@@ -22,22 +22,22 @@ class MAE(nnx.Module):
 
     views = 1
 
-    def __init__(self, sizes: Sizes, *, rngs: nnx.Rngs, dtype: jnp.dtype | None = None):
+    def __init__(self, sizes: Sizes, *, rngs: nnx.Rngs, compute: Compute = DEFAULT):
         self.sizes = sizes
-        width, rope_base = sizes.decoder_width, ROPE_BASES[sizes.positions]
-        self.encoder = ViT(sizes, rngs=rngs, dtype=dtype)
+        width = sizes.decoder_width
+        self.encoder = ViT(sizes, rngs=rngs, compute=compute)
         self.decoder_embed = linear(
-            sizes.encoder_width, width, axes_in=("embed",), axes_out=("decoder_embed",), rngs=rngs, dtype=dtype
+            sizes.encoder_width, width, axes_in=("embed",), axes_out=("decoder_embed",), rngs=rngs, compute=compute
         )
         # Neither bias nor scale, so that weight decay applies to it: it has three dimensions as published.
         self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)), axes=(None, None, "embed"))
         self.decoder = stack(
-            lambda: EncoderBlock(width, sizes.decoder_heads, rope_base=rope_base, rngs=rngs, dtype=dtype),
+            lambda: EncoderBlock(width, sizes.decoder_heads, rngs=rngs, compute=compute),
             sizes.decoder_depth,
         )
-        self.decoder_norm = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.decoder_norm = layer_norm(width, rngs=rngs, compute=compute)
         self.prediction_head = linear(
-            width, 3 * sizes.patch_size**2, axes_in=("embed",), axes_out=("pixels",), rngs=rngs, dtype=dtype
+            width, 3 * sizes.patch_size**2, axes_in=("embed",), axes_out=("pixels",), rngs=rngs, compute=compute
         )
 
     def encode(self, images: Images, visible: Visible | None = None) -> Float[Array, "batch tokens embed"]:
@@ -51,5 +51,5 @@ class MAE(nnx.Module):
         tokens = self.decoder_embed(self.encode(images, visible))
         tokens = scatter(tokens, visible, self.mask_token[0, 0], rows * columns, leading=int(sizes.class_token))
         tokens = decoder_positions(tokens, grid, sizes)
-        tokens, _ = run(self.decoder, tokens, rotary_positions(grid, sizes))
+        tokens, _ = run(self.decoder, tokens, rotation_of(grid, sizes, sizes.decoder_width // sizes.decoder_heads))
         return self.prediction_head(self.decoder_norm(tokens)[:, sizes.class_token :])

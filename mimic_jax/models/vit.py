@@ -2,34 +2,36 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mimic_jax.models.sizes import ROPE_BASES, Sizes
 from mimic_jax.nn.blocks import EncoderBlock, run, stack
+from mimic_jax.nn.compute import DEFAULT, Compute
 from mimic_jax.nn.layers import layer_norm, linear
 from mimic_jax.nn.masking import gather
 from mimic_jax.nn.patches import grid_of, patchify
-from mimic_jax.nn.positions import grid_positions, resize_table, sincos_2d
+from mimic_jax.nn.positions import grid_positions, resize_table, rotation_2d, sincos_2d
 
 Images = Float[Array, "batch height width 3"]
 Visible = Int[Array, "batch visible"]
+Features = Float[Array, "batch tokens embed"]
 
 
-def rotary_positions(grid: tuple[int, int], sizes: Sizes) -> Int[Array, "1 patches 2"] | None:
-    """The (y, x) of every patch, for rotary attention; None where positions are added instead."""
-    return None if ROPE_BASES[sizes.positions] is None else jnp.asarray(grid_positions(*grid))[None]
+def rotation_of(grid: tuple[int, int], sizes: Sizes, dim: int) -> Float[Array, "2 1 patches 1 2 {dim}//4"] | None:
+    """How heads of `dim` channels turn at every patch, for rotary attention; None where positions are added instead."""
+    base = ROPE_BASES[sizes.positions]
+    return None if base is None else rotation_2d(grid_positions(*grid)[None], dim, base)
 
 
 class ViT(nnx.Module):
     """Patches, positions, blocks, norm. A class token, where there is one, comes before the patches."""
 
-    def __init__(self, sizes: Sizes, *, rngs: nnx.Rngs, dtype: jnp.dtype | None = None):
+    def __init__(self, sizes: Sizes, *, rngs: nnx.Rngs, compute: Compute = DEFAULT):
         self.sizes = sizes
-        width = sizes.encoder_width
-        self.patch_embed = linear(
-            3 * sizes.patch_size**2, width, axes_in=("pixels",), axes_out=("embed",), rngs=rngs, dtype=dtype
-        )
+        width, options = sizes.encoder_width, {"rngs": rngs, "compute": compute}
+        self.patch_embed = linear(3 * sizes.patch_size**2, width, axes_in=("pixels",), axes_out=("embed",), **options)
         # Neither bias nor scale, so that weight decay applies to it: it has three dimensions as published.
         if sizes.class_token:
             self.class_token = nnx.Param(
@@ -41,15 +43,10 @@ class ViT(nnx.Module):
             self.positions = nnx.Param(
                 0.02 * jax.random.normal(rngs.params(), shape), axes=(None, "positions", "embed")
             )
-        self.blocks = stack(
-            lambda: EncoderBlock(
-                width, sizes.encoder_heads, rope_base=ROPE_BASES[sizes.positions], rngs=rngs, dtype=dtype
-            ),
-            sizes.encoder_depth,
-        )
-        self.norm = layer_norm(width, rngs=rngs, dtype=dtype)
+        self.blocks = stack(lambda: EncoderBlock(width, sizes.encoder_heads, **options), sizes.encoder_depth)
+        self.norm = layer_norm(width, **options)
 
-    def __call__(self, images: Images, visible: Visible | None = None) -> Float[Array, "batch tokens embed"]:
+    def __call__(self, images: Images, visible: Visible | None = None) -> Features:
         """Features of normalised images.
 
         Args:
@@ -62,31 +59,54 @@ class ViT(nnx.Module):
         Raises:
           ValueError: the patch size does not divide the images.
         """
-        tokens, _ = run(self.blocks, *self._embed(images, visible))
-        return self.norm(tokens)
+        (features,) = self.together((images, visible))
+        return features
+
+    def together(self, *views: tuple[Images, Visible | None]) -> list[Features]:
+        """The features of several views, as each by itself, in one pass over the parameters.
+
+        Their tokens lie one view after the other, so that each product is one, and so is the sum over devices of its
+        gradient.
+        """
+        tokens, rotation, parts = self._embed(*views)
+        tokens, _ = run(self.blocks, tokens, rotation, parts)
+        return jnp.split(self.norm(tokens), np.cumsum(parts)[:-1], axis=1)
 
     def layers(self, images: Images) -> Float[Array, "layers batch tokens embed"]:
         """What each block makes of normalised images; the last block's after the final norm, as `__call__` gives it."""
-        last, layers = run(self.blocks, *self._embed(images))
+        last, layers = run(self.blocks, *self._embed((images, None)))
         return layers.at[-1].set(self.norm(last))
 
-    def _embed(self, images, visible=None):
-        """The tokens that the first block gets, and the (y, x) of each, for rotary attention."""
-        rows, columns = grid_of(images, self.sizes.patch_size)
-        tokens = self.patch_embed(patchify(images, self.sizes.patch_size))
-        positions = rotary_positions((rows, columns), self.sizes)
-        if positions is None:
-            tokens = tokens + self._added(rows, columns).astype(tokens.dtype)
-        if visible is not None:
-            tokens = gather(tokens, visible)
-            positions = None if positions is None else positions[0][visible]
-        if self.sizes.class_token:
-            first = self.class_token + (self.positions[:, :1] if self.sizes.positions == "learned" else 0)
-            first = jnp.broadcast_to(first, (len(tokens), 1, tokens.shape[-1])).astype(tokens.dtype)
-            tokens = jnp.concatenate([first, tokens], 1)
-        return tokens, positions
+    def _embed(self, *views):
+        """The tokens that the first block gets, how each turns in rotary attention, and how many are of each view."""
+        patch, width = self.sizes.patch_size, self.sizes.encoder_width
+        seen, rotations = [], []
+        for images, visible in views:
+            patches = patchify(images, patch)
+            seen.append(patches if visible is None else gather(patches, visible))
+            rotation = rotation_of(grid_of(images, patch), self.sizes, width // self.sizes.encoder_heads)
+            if rotation is not None:
+                rotation = rotation if visible is None else rotation[:, 0, visible]
+                rotations.append(jnp.broadcast_to(rotation, (2, len(images), *rotation.shape[2:])))
+        # Hidden patches are left out before they are embedded.
+        embedded = self.patch_embed(jnp.concatenate(seen, axis=1))
+        parts = [each.shape[1] for each in seen]
+        if ROPE_BASES[self.sizes.positions] is not None:
+            return embedded, jnp.concatenate(rotations, axis=2), parts
+        tokens = []
+        for (images, visible), part in zip(views, jnp.split(embedded, np.cumsum(parts)[:-1], axis=1), strict=True):
+            added = self._added(*grid_of(images, patch)).astype(part.dtype)
+            tokens += [self._first(len(part), part.dtype)] if self.sizes.class_token else []
+            tokens += [part + (added if visible is None else added[visible])]
+        return jnp.concatenate(tokens, axis=1), None, [part + self.sizes.class_token for part in parts]
+
+    def _first(self, batch, dtype):
+        """The class token of each image."""
+        first = self.class_token + (self.positions[:, :1] if self.sizes.positions == "learned" else 0)
+        return jnp.broadcast_to(first, (batch, 1, first.shape[-1])).astype(dtype)
 
     def _added(self, rows, columns):
+        """The rows that are added to the patches of a grid."""
         known = self.sizes.position_grid
         if self.sizes.positions == "learned":
             return resize_table(self.positions[0, self.sizes.class_token :], known, rows, columns)
@@ -96,9 +116,9 @@ class ViT(nnx.Module):
 class Encoder(nnx.Module):
     """A ViT alone, as timm's weights are; it lies where CroCo and MAE have theirs."""
 
-    def __init__(self, sizes: Sizes, *, rngs: nnx.Rngs, dtype: jnp.dtype | None = None):
+    def __init__(self, sizes: Sizes, *, rngs: nnx.Rngs, compute: Compute = DEFAULT):
         self.sizes = sizes
-        self.encoder = ViT(sizes, rngs=rngs, dtype=dtype)
+        self.encoder = ViT(sizes, rngs=rngs, compute=compute)
 
     def encode(self, images: Images) -> Float[Array, "batch tokens embed"]:
         """Features of normalised images, one a patch, after the class token where there is one."""

@@ -1,75 +1,85 @@
 """Multi-head self- and cross-attention with optional rotary positions."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from mimic_jax.nn.compute import Compute
 from mimic_jax.nn.layers import linear
 from mimic_jax.nn.positions import rope_2d
 
 Tokens = Float[Array, "batch length width"]
-Positions = Int[Array, "*#batch length 2"]
-ContextPositions = Int[Array, "*#batch context 2"]
+Context = Float[Array, "batch context width"]
+# Of the tokens, and of the context, from `rotation_2d`; None where positions are not rotary.
+Rotation = Float[Array, "2 *#batch length 1 2 quarter"] | None
+ContextRotation = Float[Array, "2 *#batch context 1 2 quarter"] | None
 
 
 class SelfAttention(nnx.Module):
     """softmax(QKᵀ/√d)V over one set of tokens, with a fused qkv projection."""
 
-    def __init__(self, width: int, heads: int, *, rope_base: float | None, rngs: nnx.Rngs, dtype=None):
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, compute: Compute):
         head = (heads, width // heads)
-        self.rope_base = rope_base
-        self.qkv = linear(
-            width, (3, *head), axes_in=("embed",), axes_out=(None, "heads", "head_dim"), rngs=rngs, dtype=dtype
-        )
-        self.out = linear(head, width, axes_in=("heads", "head_dim"), axes_out=("embed",), rngs=rngs, dtype=dtype)
+        self.compute = compute
+        options = {"rngs": rngs, "compute": compute}
+        self.qkv = linear(width, (3, *head), axes_in=("embed",), axes_out=(None, "heads", "head_dim"), **options)
+        self.out = linear(head, width, axes_in=("heads", "head_dim"), axes_out=("embed",), **options)
 
-    def __call__(self, tokens: Tokens, positions: Positions | None) -> Tokens:
-        """Attends within `tokens`; `positions`, the (y, x) of each, are for rotary attention alone."""
+    def __call__(self, tokens: Tokens, rotation: Rotation = None, parts: Sequence[int] | None = None) -> Tokens:
+        """Attends within `tokens`.
+
+        Args:
+          parts: lengths of the parts that the tokens fall into, none of which sees another; one part by default.
+        """
         queries, keys, values = jnp.moveaxis(self.qkv(tokens), 2, 0)
-        if self.rope_base is not None:
-            queries, keys = (rope_2d(x, positions, self.rope_base) for x in (queries, keys))
-        return self.out(jax.nn.dot_product_attention(queries, keys, values))
+        if rotation is not None:
+            queries, keys = (rope_2d(x, rotation) for x in (queries, keys))
+        ends = np.cumsum(parts or [tokens.shape[1]])
+        seen = [
+            _attend(queries[:, start:end], keys[:, start:end], values[:, start:end], self.compute)
+            for start, end in zip([0, *ends[:-1]], ends, strict=True)
+        ]
+        return self.out(jnp.concatenate(seen, axis=1) if len(seen) > 1 else seen[0])
 
 
 class CrossAttention(nnx.Module):
     """Queries from one set of tokens, keys and values from another, with three projections."""
 
-    def __init__(self, width: int, heads: int, *, rope_base: float | None, rngs: nnx.Rngs, dtype=None):
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, compute: Compute):
         head = (heads, width // heads)
-        project = {"axes_in": ("embed",), "axes_out": ("heads", "head_dim"), "rngs": rngs, "dtype": dtype}
-        self.rope_base = rope_base
+        self.compute = compute
+        options = {"rngs": rngs, "compute": compute}
+        project = {"axes_in": ("embed",), "axes_out": ("heads", "head_dim"), **options}
         self.query = linear(width, head, **project)
         self.key = linear(width, head, **project)
         self.value = linear(width, head, **project)
-        self.out = linear(head, width, axes_in=("heads", "head_dim"), axes_out=("embed",), rngs=rngs, dtype=dtype)
+        self.out = linear(head, width, axes_in=("heads", "head_dim"), axes_out=("embed",), **options)
 
     def __call__(
-        self,
-        tokens: Tokens,
-        context: Float[Array, "batch context width"],
-        positions: Positions | None,
-        context_positions: ContextPositions | None,
+        self, tokens: Tokens, context: Context, rotation: Rotation = None, context_rotation: ContextRotation = None
     ) -> Tokens:
-        """Attends from `tokens` to `context`, each with its own (y, x) positions."""
-        queries, keys = self._queries_and_keys(tokens, context, positions, context_positions)
-        return self.out(jax.nn.dot_product_attention(queries, keys, self.value(context)))
+        """Attends from `tokens` to `context`."""
+        queries, keys = self._queries_and_keys(tokens, context, rotation, context_rotation)
+        return self.out(_attend(queries, keys, self.value(context), self.compute))
 
     def weights(
-        self,
-        tokens: Tokens,
-        context: Float[Array, "batch context width"],
-        positions: Positions | None,
-        context_positions: ContextPositions | None,
+        self, tokens: Tokens, context: Context, rotation: Rotation = None, context_rotation: ContextRotation = None
     ) -> Float[Array, "batch heads length context"]:
         """How much each token looks at each of the context, by head: softmax(QKᵀ/√d), float32, rows sum to 1."""
-        queries, keys = self._queries_and_keys(tokens, context, positions, context_positions)
+        queries, keys = self._queries_and_keys(tokens, context, rotation, context_rotation)
         scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
         return jax.nn.softmax(scores / queries.shape[-1] ** 0.5)
 
-    def _queries_and_keys(self, tokens, context, positions, context_positions):
+    def _queries_and_keys(self, tokens, context, rotation, context_rotation):
         queries, keys = self.query(tokens), self.key(context)
-        if self.rope_base is not None:
-            queries = rope_2d(queries, positions, self.rope_base)
-            keys = rope_2d(keys, context_positions, self.rope_base)
+        if rotation is not None:
+            queries, keys = rope_2d(queries, rotation), rope_2d(keys, context_rotation)
         return queries, keys
+
+
+def _attend(queries, keys, values, compute: Compute):
+    return jax.nn.dot_product_attention(queries, keys, values, implementation=compute.attention)

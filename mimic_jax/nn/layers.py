@@ -1,16 +1,20 @@
 """Linear layers and LayerNorm as the published models set them up, every parameter naming its logical axes.
 
-`axes` is metadata on each parameter: one name per dimension, such as ("embed", "mlp"), which `training.mesh` maps to
-mesh axes.
+`axes` is metadata on each parameter: one name per dimension, such as ("embed", "mlp"), which a `Layout` maps to axes of
+a mesh.
 """
 
+import functools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
-Axes = tuple[str | None, ...]
+from mimic_jax.nn.compute import Compute
+from mimic_jax.nn.layout import Axes
 
 
 class Linear(nnx.LinearGeneral):
@@ -19,10 +23,79 @@ class Linear(nnx.LinearGeneral):
     The kernel's gradient then contracts one dimension, not batch and length: a plain matrix product on every backend.
     """
 
-    def __call__(self, tokens: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __init__(self, *arguments, axes_in: Axes, axes_out: Axes, compute: Compute, **options):
+        super().__init__(*arguments, **options)
+        self.axes_in, self.axes_out, self.compute = axes_in, axes_out, compute
+
+    def __call__(self, tokens: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+        """`tokens` have at least one dimension besides those that are contracted."""
+        kernel, bias = self.kernel.get_value(), self.bias.get_value()
+        dtype = self.compute.dtype or jnp.result_type(tokens, kernel)
         leading = tokens.shape[: -len(self.axis)]
-        flat = super().__call__(tokens.reshape(-1, *self.in_features))
-        return flat.reshape(*leading, *self.out_features)
+        rows = tokens.reshape(-1, *self.in_features).astype(dtype)
+        used, kept = self._placements()
+        result = affine(used, kept, rows, kernel, bias)
+        return self.compute.place(result.reshape(*leading, *self.out_features), *_split(self.axes_out))
+
+    def _placements(self) -> tuple[NamedSharding | None, NamedSharding | None]:
+        """How the kernel lies where it is used, and where it is kept."""
+        if (layout := self.compute.layout) is None:
+            return None, None
+        axes = (*self.axes_in, *self.axes_out)
+        return layout.sharding(_split(axes)), layout.sharding(axes)
+
+
+def _split(axes: Axes) -> Axes:
+    """Axes that are split in what is computed with; along the others parameters alone are, and are gathered for use."""
+    return tuple(axis if axis in ("heads", "mlp") else None for axis in axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def affine(
+    used: NamedSharding | None,
+    kept: NamedSharding | None,
+    rows: Float[Array, "rows *inner"],
+    kernel: Float[Array, "*inner_and_outer"],
+    bias: Float[Array, "*outer"],
+) -> Float[Array, "rows *outer"]:
+    """rows · kernel + bias in the type of the rows; gradients of kernel and bias are summed in their own, float32.
+
+    Derived as it stands, each device would round its sum over a batch to the rows' type before devices add theirs.
+
+    Args:
+      used, kept: how the kernel lies for the product, and how it came: it is gathered in the type of the rows, forward
+        and backward, and each device keeps its part of the gradient alone. None: on one device.
+    """
+    inner = tuple(range(1, rows.ndim))
+    of_kernel = tuple(range(rows.ndim - 1))
+    product = jax.lax.dot_general(rows, _placed(kernel.astype(rows.dtype), used), ((inner, of_kernel), ((), ())))
+    return product + bias.astype(rows.dtype)
+
+
+def _affine_forward(used, kept, rows, kernel, bias):
+    return affine(used, kept, rows, kernel, bias), (rows, kernel)
+
+
+def _affine_backward(used, kept, saved, gradient):
+    rows, kernel = saved
+    outer = tuple(range(1, gradient.ndim))
+    outer_of_kernel = tuple(range(rows.ndim - 1, kernel.ndim))
+    gathered = _placed(kernel.astype(rows.dtype), used)
+    of_rows = jax.lax.dot_general(gradient, gathered, ((outer, outer_of_kernel), ((), ())))
+    summed = functools.partial(
+        jax.lax.dot_general, dimension_numbers=(((0,), (0,)), ((), ())), preferred_element_type=kernel.dtype
+    )
+    # XLA's CPU has no product of 16-bit types with a result of 32.
+    on_cpu = lambda *operands: summed(*(each.astype(kernel.dtype) for each in operands))  # noqa: E731
+    of_kernel = jax.lax.platform_dependent(rows, gradient, cpu=on_cpu, default=summed)
+    return of_rows, _placed(of_kernel, kept), gradient.sum(0, dtype=kernel.dtype)
+
+
+affine.defvjp(_affine_forward, _affine_backward)
+
+
+def _placed(array: Float[Array, "..."], sharding: NamedSharding | None) -> Float[Array, "..."]:
+    return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)
 
 
 def linear(
@@ -32,7 +105,7 @@ def linear(
     axes_in: Axes,
     axes_out: Axes,
     rngs: nnx.Rngs,
-    dtype: jnp.dtype | None = None,
+    compute: Compute,
 ) -> Linear:
     """A linear layer from the trailing `features_in` dimensions to `features_out`.
 
@@ -42,8 +115,7 @@ def linear(
       features_in: sizes of the contracted trailing dimensions.
       features_out: sizes of the dimensions they become.
       axes_in, axes_out: the logical names of those dimensions.
-      rngs: where the initial weights come from.
-      dtype: of the computation; parameters are float32. None: as the inputs.
+      rngs: where the initial weights come from; parameters are float32.
     """
     contracted = (features_in,) if isinstance(features_in, int) else tuple(features_in)
     return Linear(
@@ -53,13 +125,15 @@ def linear(
         kernel_init=nnx.initializers.xavier_uniform(),
         kernel_metadata={"axes": (*axes_in, *axes_out)},
         bias_metadata={"axes": axes_out},
-        dtype=dtype,
         rngs=rngs,
+        axes_in=axes_in,
+        axes_out=axes_out,
+        compute=compute,
     )
 
 
-def layer_norm(width: int, *, rngs: nnx.Rngs, dtype: jnp.dtype | None = None) -> nnx.LayerNorm:
-    """LayerNorm over the last dimension with the published ε of 1e-6."""
+def layer_norm(width: int, *, rngs: nnx.Rngs, compute: Compute) -> nnx.LayerNorm:
+    """LayerNorm over the last dimension with the published ε of 1e-6; its sums are float32."""
     metadata = {"axes": ("embed",)}
     return nnx.LayerNorm(
         width,
@@ -68,6 +142,6 @@ def layer_norm(width: int, *, rngs: nnx.Rngs, dtype: jnp.dtype | None = None) ->
         use_fast_variance=False,
         scale_metadata=metadata,
         bias_metadata=metadata,
-        dtype=dtype,
+        dtype=compute.dtype,
         rngs=rngs,
     )

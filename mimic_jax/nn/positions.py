@@ -46,22 +46,34 @@ def resize_table(
     return resized.reshape(rows * columns, -1)
 
 
+def rotation_2d(
+    positions: Int[Array | np.ndarray, "*#batch length 2"], dim: int, base: float
+) -> Float[Array, "2 *#batch length 1 2 {dim}//4"]:
+    """Cosines and sines of the angles by which `rope_2d` turns heads of `dim` channels, which is a multiple of 4.
+
+    Args:
+      positions: integer (y, x) of every token.
+      base: 100 for RoPE100.
+    """
+    quarter = dim // 4
+    frequencies = base ** -(np.arange(quarter) / quarter)
+    angles = positions[..., None, :, None] * frequencies.astype(np.float32)
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+
+
 def rope_2d(
-    tokens: Float[Array, "batch length heads dim"], positions: Int[Array, "*#batch length 2"], base: float = 100.0
+    tokens: Float[Array, "batch length heads dim"], rotation: Float[Array, "2 *#batch length 1 2 quarter"]
 ) -> Float[Array, "batch length heads dim"]:
     """Rotary positions in two dimensions (CroCo v2, section 3.1; RoPE100 has base 100).
 
     The first half of each head turns with y, the second with x; within a half, channel i pairs with channel i + dim/4.
 
     Args:
-      tokens: queries or keys; `dim` is a multiple of 4.
-      positions: integer (y, x) of every token.
+      tokens: queries or keys.
+      rotation: of the tokens' positions, from `rotation_2d`.
     """
-    quarter = tokens.shape[-1] // 4
-    frequencies = base ** -(np.arange(quarter) / quarter)
-    angles = positions[..., None, :, None] * frequencies.astype(np.float32)  # [..., length, 1, 2, dim/4]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    halves = tokens.reshape(*tokens.shape[:-1], 2, 2, quarter)  # y or x, paired channels
+    cos, sin = rotation
+    halves = tokens.reshape(*tokens.shape[:-1], 2, 2, -1)  # y or x, paired channels
     first, second = halves[..., 0, :], halves[..., 1, :]
     turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], -2)
     return turned.reshape(tokens.shape).astype(tokens.dtype)

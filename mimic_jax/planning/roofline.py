@@ -6,7 +6,7 @@ import math
 import numpy as np
 from jax.sharding import Mesh
 
-from mimic_jax.planning.chips import Chip
+from mimic_jax.chips import Chip
 from mimic_jax.planning.counts import Counts
 
 

@@ -1,49 +1,75 @@
-"""A workdir: `config.json`, `data.json`, metrics, and `checkpoints/STEP/` with parameters, optimizer, data position.
+"""The checkpoints of a run: `checkpoints/STEP/` in its workdir, with parameters, optimizer and position in the data.
 
-Checkpoints are written in the background and appear whole or not at all (Orbax).
+Checkpoints are written in the background and appear whole or not at all (Orbax). Each has a checksum of its arrays, and
+one that is damaged is set aside in `damaged/`.
 """
 
+import contextlib
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging
 from flax import nnx
 
-from mimic_jax import files
+from mimic_jax import hosts
 from mimic_jax.command import InputError
-from mimic_jax.data.mixture import Mixture
 from mimic_jax.interop.weights import Weights
 from mimic_jax.models.kinds import abstract
 from mimic_jax.training.experiment import sizes_of
 from mimic_jax.training.metrics import METRICS, read_metrics
 from mimic_jax.training.state import TrainState
+from mimic_jax.training.workdir import DATA, read_config
 
 CHECKPOINTS = "checkpoints"
-CONFIG = "config.json"
-DATA = "data.json"
+DAMAGED = "damaged"
 
-# What may change between the runs of one workdir: it does not change what is learned. A dataset may move, since
-# checkpoints know it by its fingerprint.
-_OPERATIONAL = (
-    "checkpoint_every",
-    "keep_checkpoints",
-    "log_every",
-    "data.threads",
-    "data.train",
-    "eval.data",
-    "eval.every",
-    "eval.pairs",
-    "eval.pictures",
-    "mesh",
-    "axis_rules",
-)
+# In messages of what fails to write: the disk is full, a quota or a limit is met, or the folder is read-only.
+_CANNOT_WRITE = ("No space left", "Disk quota", "File too large", "Read-only file system", "Permission denied")
 
 
-def open_checkpoints(workdir: Path, keep: int) -> ocp.CheckpointManager:
-    """The checkpoints of a workdir, of which the newest `keep` are kept."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+@contextlib.contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Where what happens within cannot write, says so.
+
+    Raises:
+      InputError: no room is left in the workdir, or it cannot be written for another reason of its disk's.
+    """
+    hook = sys.excepthook
+    # Once one of its writes has failed, TensorStore prints this for each that was under way.
+    sys.excepthook = lambda kind, error, trace: "loop is closed" in str(error) or hook(kind, error, trace)
+    try:
+        yield
+    except Exception as error:  # the operating system's, or TensorStore's with its words in it
+        reason = next((word for word in _CANNOT_WRITE if word in str(error)), None)
+        if reason is None:
+            raise
+        # A folder that is half written does not count.
+        whole = max(_steps(workdir), default=None)
+        raise InputError(
+            f"{workdir}: cannot be written ({reason}); mend that, and the same command carries on from "
+            + (f"step {whole}" if whole else "the start")
+        ) from error
+    finally:
+        sys.excepthook = hook
+
+
+def open_checkpoints(workdir: Path, keep: int, keep_every: int = 0) -> ocp.CheckpointManager:
+    """The checkpoints of a workdir, of which are kept the newest `keep`, and those of multiples of `keep_every`."""
+    policies = [ocp.checkpoint_managers.LatestN(keep)]
+    if keep_every:
+        policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
+    # What fails in its threads it prints, and raises again where it is waited for.
+    logging.set_verbosity(logging.FATAL)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=True,  # of a process that was killed while it wrote
+    )
     return ocp.CheckpointManager((workdir / CHECKPOINTS).absolute(), options=options)
 
 
@@ -55,111 +81,61 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, datas
       dataset: the fingerprint of what the positions are positions in.
       config: the resolved config.
     """
-    checkpoints.save(
-        step,
-        args=ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-            data=ocp.args.JsonSave({"step": step, "dataset": dataset}),
-            config=ocp.args.JsonSave(config),
-        ),
-    )
+    items = {
+        "params": ocp.args.StandardSave(state.params),
+        "optimizer": ocp.args.StandardSave(_besides(state)),
+        "data": ocp.args.JsonSave({"step": step, "dataset": dataset, "checksum": int(_checksum(state))}),
+        "config": ocp.args.JsonSave(config),
+    }
+    if state.average is not None:
+        items["average"] = ocp.args.StandardSave(state.average)
+    checkpoints.save(step, args=ocp.args.Composite(**items))
 
 
-def restore(checkpoints: ocp.CheckpointManager, state: TrainState, dataset: str) -> tuple[TrainState, int]:
-    """The newest checkpoint, laid out as `state` is, and the global step whose batch comes next.
+def restore(checkpoints: ocp.CheckpointManager, shapes: TrainState, dataset: str) -> tuple[TrainState, int] | None:
+    """The newest checkpoint that is whole, and the global step whose batch comes next; None where there is none yet.
 
-    Without a checkpoint: `state` itself, at step 0.
+    Damaged ones that are newer are moved to `damaged/` in the workdir, with a warning.
+
+    Args:
+      shapes: of the state, with the shardings that it shall have, whatever those were that it was saved with.
 
     Raises:
-      InputError: the checkpoint is damaged, or was made on other data than `dataset` is the fingerprint of.
+      InputError: all checkpoints are damaged, or it was made on other data than `dataset` is the fingerprint of.
     """
-    step = checkpoints.latest_step()
-    if step is None:
-        return state, 0
-    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    found = _restore(
-        checkpoints,
-        step,
-        params=ocp.args.StandardRestore(like.params),
-        optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
-        data=ocp.args.JsonRestore(),
-    )
-    if found.data["dataset"] != dataset:
+    steps = sorted(checkpoints.all_steps())
+    for step in reversed(steps):
+        try:
+            state, position = _read(checkpoints, step, shapes)
+            damage = None
+        except _Damaged as error:
+            damage = str(error)
+        if hosts.all_of(damage is None):
+            break
+        folder = checkpoints.directory / str(step)
+        if step == steps[0]:
+            raise InputError(
+                f"{folder}: this checkpoint is damaged ({damage or 'as another host finds'}), and there is none before "
+                "it; restore it from elsewhere, or give another --workdir"
+            )
+        _set_aside(checkpoints, folder, damage)
+    else:
+        return None
+    if position["dataset"] != dataset:
         raise InputError(
             f"{checkpoints.directory / str(step)}: config.data.train has changed since this checkpoint was made; "
             "bring the dataset back as it was, or give another --workdir"
         )
-    return TrainState(found.optimizer["step"], found.params, found.optimizer["opt_state"]), found.data["step"]
+    return state, position["step"]
 
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether there is one to resume from."""
-    folder = workdir / CHECKPOINTS
-    return folder.is_dir() and any(inside.name.isdigit() for inside in folder.iterdir())
-
-
-def position_grid(workdir: Path) -> list[int] | None:
-    """The grid of the added positions of the run that a workdir is of; None for a new workdir or rotary positions.
-
-    Raises:
-      InputError: the workdir's config is damaged.
-    """
-    return _read_config(workdir)["model"].get("position_grid") if (workdir / CONFIG).is_file() else None
-
-
-def claim_workdir(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
-    """Writes the resolved config, and what the data are, into a new workdir, or checks that it is this config's.
-
-    Raises:
-      InputError: the workdir cannot be written, or was made by another config.
-    """
-    path = workdir / CONFIG
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if any(inside.name != DATA for inside in workdir.iterdir()):
-                raise InputError(
-                    f"{workdir}: holds other things and no {CONFIG}; --workdir must be new, empty, or ours"
-                )
-            files.write(workdir / DATA, (json.dumps(data, indent=2) + "\n").encode())
-            files.write(path, (json.dumps(config, indent=2) + "\n").encode())
-            return
-    except OSError as error:
-        raise InputError(f"--workdir={workdir} cannot be written ({error.strerror}); use another") from error
-    made_by, ours = _flatten(_read_config(workdir)), _flatten(json.loads(json.dumps(config)))
-    if bool(made_by.get("eval.data")) != bool(ours.get("eval.data")):
-        raise InputError(
-            f"{path}: made with config.eval.data={made_by.get('eval.data')!r} (now {ours.get('eval.data')!r}), which "
-            "decides what is held out of training; give what it was made with, or another --workdir"
-        )
-    different = sorted(
-        field
-        for field in made_by.keys() | ours.keys()
-        if made_by.get(field) != ours.get(field) and not field.startswith(_OPERATIONAL)
-    )
-    if different:
-        changes = ", ".join(f"config.{field}={made_by.get(field)!r} (now {ours.get(field)!r})" for field in different)
-        raise InputError(f"{path}: made with {changes}; give what it was made with, or another --workdir")
-
-
-def describe_data(mixture: Mixture) -> list[dict[str, Any]]:
-    """What there is to say of each dataset: pairs, weight, and what its manifest says besides single scenes."""
-    described = []
-    for place, dataset in enumerate(mixture.datasets):
-        about = {"folder": str(dataset.folder), "pairs": len(dataset), "fingerprint": dataset.fingerprint()}
-        if mixture.weights is not None:
-            about["weight"] = mixture.weights[place]
-        try:
-            manifest = dataset.manifest()
-        except (OSError, ValueError):  # a dataset that was not mined here need not have one
-            manifest = {}
-        described.append(about | {key: value for key, value in manifest.items() if key != "scenes"})
-    return described
+    return bool(_steps(workdir))
 
 
 def load_weights(workdir: Path, step: int | None = None) -> Weights:
-    """The weights of a workdir.
+    """The weights of a workdir: the average over steps, where the run keeps one (config.ema).
 
     Args:
       step: which checkpoint; the newest by default.
@@ -167,7 +143,7 @@ def load_weights(workdir: Path, step: int | None = None) -> Weights:
     Raises:
       InputError: the workdir has no config or no such checkpoint.
     """
-    config = _read_config(workdir)
+    config = read_config(workdir)
     folder = (workdir / CHECKPOINTS).absolute()
     nothing = InputError(f"{folder}: no checkpoint yet; run `python -m launch.pretrain` on it first")
     if not folder.is_dir():
@@ -185,9 +161,15 @@ def load_weights(workdir: Path, step: int | None = None) -> Weights:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
             nnx.to_pure_dict(nnx.state(abstract(kind, sizes))),
         )
-        found = _restore(checkpoints, step, params=ocp.args.StandardRestore(like))
+        item = "average" if config.get("ema") else "params"
+        try:
+            found = _restore(checkpoints, step, **{item: ocp.args.StandardRestore(like)})
+        except _Damaged as error:
+            raise InputError(
+                f"{folder / str(step)}: this checkpoint cannot be read ({error}); give another step"
+            ) from error
     about = {"origin": str(workdir), "step": step, "config": config} | _told(workdir, step)
-    return Weights(kind, sizes, found.params, about)
+    return Weights(kind, sizes, found[item], about)
 
 
 def _told(workdir: Path, step: int) -> dict[str, Any]:
@@ -202,16 +184,38 @@ def _told(workdir: Path, step: int) -> dict[str, Any]:
     return told
 
 
-def _read_config(workdir: Path) -> dict:
-    path = workdir / CONFIG
-    try:
-        config = json.loads(path.read_text())
-        config["objective"], config["model"], config["data"]["crop"]
-        return config
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; --workdir is a folder that `python -m launch.pretrain` made") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: is damaged, or no config of ours; use another --workdir") from error
+class _Damaged(Exception):
+    """Says what is wrong with a checkpoint."""
+
+
+def _read(checkpoints: ocp.CheckpointManager, step: int, shapes: TrainState) -> tuple[TrainState, dict]:
+    items = {
+        "params": ocp.args.StandardRestore(shapes.params),
+        "optimizer": ocp.args.StandardRestore(_besides(shapes)),
+        "data": ocp.args.JsonRestore(),
+    }
+    if shapes.average is not None:
+        items["average"] = ocp.args.StandardRestore(shapes.average)
+    found = _restore(checkpoints, step, **items)
+    average = found.average if shapes.average is not None else None
+    state = TrainState(params=found.params, average=average, **found.optimizer)
+    if int(_checksum(state)) != found.data["checksum"]:
+        raise _Damaged("its arrays are not those that were saved")
+    return state, found.data
+
+
+def _besides(state: TrainState) -> dict[str, Any]:
+    """What the optimizer's part of a checkpoint holds."""
+    return {name: getattr(state, name) for name in ("step", "opt_state", "skipped", "nonfinite_step")}
+
+
+@jax.jit
+def _checksum(state: TrainState) -> jax.Array:
+    """A sum over all bits, in integers: the same however the state is split over devices."""
+    total = jnp.zeros((), jnp.uint32)
+    for place, leaf in enumerate(jax.tree.leaves(state), start=1):
+        total += jnp.uint32(place) * jax.lax.bitcast_convert_type(leaf, jnp.uint32).sum(dtype=jnp.uint32)
+    return total
 
 
 def _restore(checkpoints: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs):
@@ -223,15 +227,24 @@ def _restore(checkpoints: ocp.CheckpointManager, step: int, **items: ocp.args.Ch
         folder = checkpoints.directory / str(step)
         if not folder.exists():
             raise InputError(f"{folder}: this checkpoint has gone meanwhile; run again") from error
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
         said = next(iter(str(error).splitlines()), "")[:200]
-        raise InputError(
-            f"{folder}: this checkpoint cannot be read ({type(error).__name__}: {said}); if it is damaged, remove "
-            "that folder, and the one before it is used"
-        ) from error
+        raise _Damaged(f"{type(error).__name__}: {said}") from error
 
 
-def _flatten(config: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _set_aside(checkpoints: ocp.CheckpointManager, folder: Path, damage: str | None) -> None:
+    aside = folder.parents[1] / DAMAGED / folder.name
+    if hosts.is_first():
+        aside.parent.mkdir(exist_ok=True)
+        while aside.exists():
+            aside = aside.with_name(f"{aside.name}_again")
+        folder.rename(aside)
+        print(f"warning: {folder}: this checkpoint is damaged ({damage}); moved to {aside}, the one before it is used")
+    hosts.wait(f"set aside {folder.name}")
+    checkpoints.reload()
+
+
+def _steps(workdir: Path) -> list[int]:
+    folder = workdir / CHECKPOINTS
+    return [int(inside.name) for inside in folder.iterdir() if inside.name.isdigit()] if folder.is_dir() else []

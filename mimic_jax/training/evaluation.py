@@ -6,19 +6,20 @@ from flax import nnx
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
+from mimic_jax import hosts
 from mimic_jax.data.mixture import Examples
 from mimic_jax.evaluation.evaluate import make_evaluator
 from mimic_jax.training.experiment import Experiment
 from mimic_jax.training.metrics import Metrics
 from mimic_jax.viz.reconstruction import make_drawer
 
-Evaluation = Callable[[int, PyTree, Metrics], None]
+Evaluation = Callable[[int, PyTree, Metrics | None], None]
 
 
 def make_evaluation(
     config: ConfigDict, experiment: Experiment, model: nnx.Module, examples: Examples, held_out: Examples | None
 ) -> Evaluation | None:
-    """Builds `(step, params, metrics) → None`, which evaluates and tells the metrics.
+    """Builds `(step, params, metrics) → None`, which evaluates, by all processes, and tells those that have metrics.
 
     Args:
       model: what is trained; its parameters are not kept.
@@ -40,15 +41,17 @@ def make_evaluation(
         batch=min(64, experiment.records),
     )
     for what, why in evaluate.absent.items():
-        print(f"warning: not evaluated: {what}: {why}")
+        hosts.first_says(f"warning: not evaluated: {what}: {why}")
     draw = None
     if config.eval.pictures:
         rows = min(config.eval.pictures, len(held_out))
         draw = make_drawer(model, held_out, size=experiment.size, crop=experiment.crop, rows=rows)
 
-    def evaluation(step: int, params: PyTree, metrics: Metrics) -> None:
-        metrics.write_evaluation(step, evaluate(params))
-        if draw:
-            metrics.add_picture(step, "reconstruction", draw(params))
+    def evaluation(step: int, params: PyTree, metrics: Metrics | None) -> None:
+        numbers, picture = evaluate(params), draw(params) if draw else None
+        if metrics:
+            metrics.write_evaluation(step, numbers)
+        if metrics and picture is not None:
+            metrics.add_picture(step, "reconstruction", picture)
 
     return evaluation

@@ -10,6 +10,7 @@ from mimic_jax.command import InputError
 from mimic_jax.data.augment import Augmentation
 from mimic_jax.models.kinds import OBJECTIVES
 from mimic_jax.models.sizes import ROPE_BASES, Sizes
+from mimic_jax.nn.compute import ATTENTION, REMAT
 
 Side = tuple[int, int]
 
@@ -21,6 +22,7 @@ class Experiment:
     sizes: the model's, with the grid that its added positions are trained on.
     size, crop: (height, width) of views as they are read, and of what the model sees of them.
     records: pairs read for a step. A batch of single images takes half as many, where both views are images.
+    skip_at_most: how many steps without a finite loss and gradient are left out before the run stops.
     """
 
     sizes: Sizes
@@ -28,6 +30,7 @@ class Experiment:
     size: Side
     crop: Side
     records: int
+    skip_at_most: int
 
 
 def check(config: ConfigDict) -> Experiment:
@@ -107,17 +110,23 @@ def _length(fields, in_steps: str, in_epochs: str, examples: int, batch: int, pr
 def _check(config: ConfigDict) -> Experiment:
     if config.objective not in OBJECTIVES:
         raise InputError(f"config.objective={config.objective!r} is none of {sorted(OBJECTIVES)}")
-    for field in ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "data.threads", "eval.pairs"):
+    at_least_1 = ("batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints", "data.threads")
+    for field in (*at_least_1, "eval.pairs"):
         value = operator.attrgetter(field)(config)
         if value < 1:
             raise InputError(f"config.{field}={value} must be at least 1")
-    for field in ("every", "pictures"):
-        if config.eval[field] < 0:
-            raise InputError(f"config.eval.{field}={config.eval[field]} must not be below 0, which means none")
+    at_least_0 = ("eval.every", "eval.pictures", "keep_every", "data.workers", "optimizer.clip_norm", "skip_at_most")
+    for field in at_least_0:
+        value = operator.attrgetter(field)(config)
+        if value < 0:
+            raise InputError(f"config.{field}={value} must not be below 0, which means none")
+    _check_compute(config)
+    if not 0 <= config.ema < 1:
+        raise InputError(f"config.ema={config.ema} is the decay of an average; it must be in [0, 1), 0 for none")
+    if config.on_nonfinite not in ("stop", "skip"):
+        raise InputError(f"config.on_nonfinite={config.on_nonfinite!r} must be 'stop' or 'skip'")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"config.seed={config.seed} must be from 0 to 2³² − 1")
-    if config.compute_dtype not in ("float32", "bfloat16"):
-        raise InputError(f"config.compute_dtype={config.compute_dtype!r} must be float32 or bfloat16")
     sizes = sizes_of(config)
     _check_model(config, sizes)
     size, crop = sides(config.data.size, "config.data.size"), sides(config.data.crop, "config.data.crop")
@@ -137,7 +146,16 @@ def _check(config: ConfigDict) -> Experiment:
         raise InputError(f"config.eval.held_out={config.eval.held_out} is the share of scenes; it must be in [0, 1)")
     if not config.data.train:
         raise InputError("config.data.train is not set: give --config.data.train=DATASET, a folder that mine made")
-    return Experiment(sizes, _augmentation(config, crop), size, crop, _records(config))
+    skip_at_most = config.skip_at_most if config.on_nonfinite == "skip" else 0
+    return Experiment(sizes, _augmentation(config, crop), size, crop, _records(config), skip_at_most)
+
+
+def _check_compute(config: ConfigDict) -> None:
+    for field, known in (("compute_dtype", ("float32", "bfloat16")), ("remat", REMAT), ("attention", ATTENTION)):
+        if config[field] not in known:
+            raise InputError(f"config.{field}={config[field]!r} must be {' or '.join(known)}")
+    if config.attention == "cudnn" and config.compute_dtype != "bfloat16":
+        raise InputError("config.attention='cudnn' computes in 16 bits: set config.compute_dtype=bfloat16 as well")
 
 
 def _check_model(config: ConfigDict, sizes: Sizes) -> None:

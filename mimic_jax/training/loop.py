@@ -1,193 +1,186 @@
-"""Pre-training on the devices of one host, from a config to a workdir."""
+"""Pre-training, from a config to a workdir: the same on one device and on many hosts."""
 
-import time
+import collections
+import json
+import signal
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
+import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich import print as rich_print
 
+from mimic_jax import files, hosts
 from mimic_jax.command import InputError
-from mimic_jax.data.mixture import Examples, Mixture, all_examples, hold_out, open_mixture
-from mimic_jax.data.pairs import batches
 from mimic_jax.interop.load import load
-from mimic_jax.interop.weights import Weights
-from mimic_jax.models.kinds import build
-from mimic_jax.models.sizes import ROPE_BASES, Sizes
 from mimic_jax.training import checkpoint
+from mimic_jax.training import workdir as workdirs
 from mimic_jax.training.evaluation import make_evaluation
-from mimic_jax.training.experiment import check, total_steps
-from mimic_jax.training.mesh import make_mesh, sharding
-from mimic_jax.training.metrics import Metrics
-from mimic_jax.training.optimizer import adamw, learning_rate
-from mimic_jax.training.state import check_start, init_state, start_from
-from mimic_jax.training.step import make_train_step
+from mimic_jax.training.experiment import check
+from mimic_jax.training.metrics import METRICS, Metrics, read_metrics
+from mimic_jax.training.run import Run, open_run
+from mimic_jax.training.state import TrainState, start_from
+from mimic_jax.training.watch import Display, Speed, summary
+
+# Steps that the host may be ahead of the devices.
+AHEAD = 2
+NONFINITE = "nonfinite.json"
+PROFILE = "profile"
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(
+    config: ConfigDict, workdir: Path, *, profile: tuple[int, int] | None = None, wandb_project: str = ""
+) -> None:
     """Trains until `config.steps` or `config.epochs`, from the newest checkpoint in the workdir if there is one.
+
+    SIGTERM, to any process of the run, ends it after a step, with a checkpoint. So does Ctrl-C, which is then raised.
 
     Args:
       config: as in configs/; every field is used.
-      workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json` and `data.json`.
+      workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json`, `data.json`, `environment.json`. All
+        hosts must see it.
+      profile: the first and the last step of a trace of the devices, which goes to `profile/` in the workdir.
+      wandb_project: of Weights & Biases; empty for none.
 
     Raises:
       InputError: a field of the config, the dataset or the workdir cannot be used, or the loss is no longer finite.
     """
-    experiment = check(config)
-    initial = load(config.init) if config.init and not checkpoint.has_checkpoint(workdir) else None
-    config = _with_known_grid(config, workdir, initial)
-    experiment = check(config)
-    if initial:
-        check_start(initial, config.objective, experiment.sizes)
-    mixture = open_mixture(config.data.train, "config.data.train")
-    fingerprint = mixture.fingerprint()
-    examples, held_out = _split(config, mixture)
-    steps, warmup_steps, schedule_steps = total_steps(config, len(examples) * config.batch_size // experiment.records)
-    rules = config.axis_rules.to_dict()
-    mesh = make_mesh(config.mesh.to_dict(), rules, experiment.records)
+    with hosts.ending_together():
+        check(config)
+        initial = load(config.init) if config.init and not checkpoint.has_checkpoint(workdir) else None
+        run = open_run(config, workdir, initial)
+        fingerprint = run.mixture.fingerprint()
+        key_init, key_run = jax.random.split(jax.random.key(config.seed))
+        # Nothing is written before all of the config is known to work.
+        workdirs.claim(workdir, run.config.to_dict(), workdirs.describe_data(run.mixture))
+        with (
+            checkpoint.writing(workdir),
+            checkpoint.open_checkpoints(workdir, config.keep_checkpoints, config.keep_every) as checkpoints,
+        ):
+            state, first_step = checkpoint.restore(checkpoints, run.setup.shapes, fingerprint) or (None, 0)
+            if first_step >= run.steps:
+                hosts.first_says(f"{workdir}: already trained for {first_step} steps")
+                return
+            if state is None:
+                state = run.setup.init(key_init)
+                if initial:
+                    state, taken = start_from(state, initial, config.objective)
+                    hosts.first_says(f"{config.init}: {taken}")
+            else:
+                hosts.first_says(f"{workdir}: carrying on from step {first_step}")
+            hosts.first_says(run.about())
+            workdirs.add_start(workdir, first_step, run.steps, run.setup.layout)
+            with ExitStack() as stack:
+                metrics = None
+                if hosts.is_first():
+                    metrics = Metrics(workdir, first_step, project=wandb_project, config=run.config.to_dict())
+                    stack.callback(metrics.close)
+                step, stopped_by = _loop(
+                    run, workdir, checkpoints, fingerprint, state, first_step, key_run, metrics, profile
+                )
+        if hosts.is_first():
+            rich_print(summary(read_metrics(workdir / METRICS), first_step))
+        if stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        if stopped_by:
+            hosts.first_says(f"{workdir}: SIGTERM: step {step} is saved; the same command carries on from there")
+        else:
+            hosts.first_says(f"{workdir}: trained for {run.steps} steps")
 
-    schedule = learning_rate(config.optimizer.base_learning_rate, config.batch_size, warmup_steps, schedule_steps)
-    optimizer = adamw(
-        schedule, b1=config.optimizer.b1, b2=config.optimizer.b2, weight_decay=config.optimizer.weight_decay
+
+def _loop(
+    run: Run,
+    workdir: Path,
+    checkpoints: ocp.CheckpointManager,
+    fingerprint: str,
+    state: TrainState,
+    first_step: int,
+    key: jax.Array,
+    metrics: Metrics | None,
+    profile: tuple[int, int] | None,
+) -> tuple[int, int | None]:
+    """Steps from `first_step` on, to the end or until asked to stop; returns the last one, and the signal if any."""
+    config = run.config
+    evaluate = make_evaluation(config, run.experiment, run.setup.model, run.examples, run.held_out)
+    dtype = "bf16" if config.compute_dtype == "bfloat16" else "f32"
+    speed = Speed(first_step, pairs=run.experiment.records, flops=run.flops, dtype=dtype)
+    in_flight: collections.deque[jax.Array] = collections.deque(maxlen=AHEAD)
+    skipped = int(state.skipped)
+
+    with (
+        Display(run.steps, first_step) as display,
+        closing(run.batches(first_step)) as data,
+        hosts.Preemption() as preemption,
+    ):
+
+        def report(step: int, found: dict[str, jax.Array]) -> None:
+            """Waits for the metrics of `step` if need be, and tells them."""
+            nonlocal skipped
+            numbers = {name: float(value) for name, value in found.items()}
+            nonfinite_step, before = int(numbers.pop("nonfinite_step")), skipped
+            skipped = int(numbers["skipped"])
+            numbers |= speed.report(step)
+            if metrics:
+                metrics.write(step, numbers)
+            display.show(step, numbers)
+            if skipped > before:
+                _tell_nonfinite(run, workdir, nonfinite_step, numbers, checkpoints, display)
+
+        # Metrics are fetched a step late: while the host waits for them, the next step is already under way.
+        late = None
+        for step in range(first_step + 1, run.steps + 1):
+            if profile and step == profile[0]:
+                jax.profiler.start_trace(str(workdir / PROFILE))
+            batch, stalled = data.take(lambda: bool(in_flight) and not in_flight[-1].is_ready())
+            speed.stalled(stalled)
+            if len(in_flight) == AHEAD:
+                in_flight[0].block_until_ready()
+            state, found = run.setup.step(state, batch, key)
+            in_flight.append(found["loss"])
+            display.advance(step)
+            if late:
+                report(*late)
+                late = None
+            stops = preemption.reached(step)
+            ends = step == run.steps or stops
+            saves = ends or step % config.checkpoint_every == 0
+            evaluates = bool(evaluate) and (step == run.steps or step % config.eval.every == 0) and not stops
+            if saves or evaluates:
+                report(step, found)  # both wait for the step anyway
+            elif step % config.log_every == 0 or step == 1:
+                late = (step, found)
+            if profile and (step == profile[1] or (ends and profile[0] <= step < profile[1])):
+                found["loss"].block_until_ready()
+                jax.profiler.stop_trace()
+            if evaluates:
+                with speed.paused():
+                    display.advance(step, "evaluating")
+                    evaluate(step, state.params if state.average is None else state.average, metrics)
+            if saves:
+                checkpoint.save(checkpoints, step, state, fingerprint, config.to_dict())
+            if stops:
+                display.advance(step, "saving")
+                break
+        checkpoints.wait_until_finished()
+        return step, preemption.signal
+
+
+def _tell_nonfinite(
+    run: Run, workdir: Path, step: int, numbers: dict, checkpoints: ocp.CheckpointManager, display: Display
+) -> None:
+    """Warns of the last step that was left out, or stops the run where there were too many."""
+    names = run.names(step)
+    path = workdir / NONFINITE
+    if hosts.is_first():
+        files.write(path, (json.dumps({"step": step, "pairs": names}, indent=2) + "\n").encode())
+    said = f"{workdir}: at step {step} the loss or its gradient was not finite; its pairs are in {path}: {names[0]}, …"
+    limit = run.experiment.skip_at_most
+    if numbers["skipped"] <= limit:
+        display.say(f"warning: {said} (left out, as {numbers['skipped']:.0f} of at most {limit})")
+        return
+    raise InputError(
+        f"{said} The parameters of before are in the newest checkpoint, of step {checkpoints.latest_step()}. Try "
+        "a lower config.optimizer.base_learning_rate in another --workdir, or here --config.on_nonfinite=skip"
+        + (f" with a higher config.skip_at_most than {limit}" if limit else "")
     )
-    key_init, key_run = jax.random.split(jax.random.key(config.seed))
-    dtype = jnp.dtype(config.compute_dtype)
-    graph, state = init_state(
-        lambda rngs: build(config.objective, experiment.sizes, rngs, dtype), optimizer, key_init, mesh, rules
-    )
-    batch_sharding = sharding(mesh, rules, ("batch",))
-    train_step = make_train_step(
-        graph, optimizer, schedule, experiment.augmentation, state, batch_sharding, sharding(mesh, rules)
-    )
-    if initial:
-        state, taken = start_from(state, initial, config.objective)
-
-    # Nothing is written before all of the config is known to work.
-    checkpoint.claim_workdir(workdir, config.to_dict(), checkpoint.describe_data(mixture))
-    with checkpoint.open_checkpoints(workdir, config.keep_checkpoints) as checkpoints:
-        state, first_step = checkpoint.restore(checkpoints, state, fingerprint)
-        if first_step >= steps:
-            print(f"{workdir}: already trained for {first_step} steps")
-            return
-        if first_step:
-            print(f"{workdir}: carrying on from step {first_step}")
-        elif initial:
-            print(f"{config.init}: {taken}")
-        # The rate rises to the end of the warm-up and falls from there.
-        peak = float(schedule(min(steps, warmup_steps)))
-        print(_plan(config, experiment, state, examples, held_out, steps, peak))
-        if steps <= warmup_steps:
-            print(
-                f"warning: the run ends within the warm-up of {warmup_steps} steps: the learning rate stays below its "
-                "peak; set config.optimizer.warmup_steps and schedule_steps for a short run"
-            )
-        if len(examples) < experiment.records:
-            print(
-                f"warning: config.data.train has {len(examples)} pairs, fewer than the {experiment.records} of a step"
-            )
-        data = batches(
-            examples,
-            size=experiment.size,
-            batch_size=experiment.records,
-            seed=config.seed,
-            first_step=first_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            threads=config.data.threads,
-        )
-        evaluation = make_evaluation(config, experiment, nnx.merge(graph, state.params), examples, held_out)
-        metrics = Metrics(workdir, first_step)
-        with _progress() as progress:
-            task = progress.add_task("pre-train", total=steps, completed=first_step, status="compiling")
-            last_step, last_time = first_step, time.monotonic()
-
-            def report(step: int, found: dict) -> None:
-                """Waits for the metrics of `step` if need be, adds the speed since the last call, and tells them."""
-                nonlocal last_step, last_time
-                line = {name: float(value) for name, value in found.items()}
-                now = time.monotonic()
-                line["pairs_per_second"] = (step - last_step) * experiment.records / (now - last_time)
-                last_step, last_time = step, now
-                metrics.write(step, line)
-                if not np.isfinite([line["loss"], line["gradient_norm"]]).all():
-                    raise InputError(
-                        f"{workdir}: at step {step} the loss is {line['loss']}, its gradient's norm "
-                        f"{line['gradient_norm']}; the newest checkpoint is of step {checkpoints.latest_step()}; "
-                        "try a lower config.optimizer.base_learning_rate in another --workdir"
-                    )
-                status = f"loss {line['loss']:.3f}, {line['pairs_per_second']:.0f} pairs/s"
-                progress.update(task, completed=step, status=status)
-
-            # Metrics are fetched a step late: while the host waits for them, the next step is already under way.
-            late = None
-            for step in range(first_step + 1, steps + 1):
-                batch = {
-                    name: jax.make_array_from_process_local_data(batch_sharding, views)
-                    for name, views in next(data).items()
-                }
-                state, found = train_step(state, batch, key_run)
-                if late:
-                    report(*late)
-                    late = None
-                saves = step % config.checkpoint_every == 0 or step == steps
-                evaluates = bool(evaluation) and (step % config.eval.every == 0 or step == steps)
-                if saves or evaluates:
-                    # Both wait for the step anyway, and a state that came of infinities is not worth keeping.
-                    report(step, found)
-                elif step % config.log_every == 0 or step == 1:
-                    late = (step, found)
-                if evaluates:
-                    progress.update(task, status="evaluating")
-                    evaluation(step, state.params, metrics)
-                    last_time = time.monotonic()
-                if saves:
-                    checkpoint.save(checkpoints, step, state, fingerprint, config.to_dict())
-        metrics.close()
-    print(f"{workdir}: trained for {steps} steps")
-
-
-def _plan(config, experiment, state, examples, held_out, steps, peak) -> str:
-    """One line about what is going to happen."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    apart = f"{len(held_out)} pairs to evaluate on" if held_out is not None else "none to evaluate on"
-    return (
-        f"{config.objective}, {parameters / 1e6:.1f} M parameters: {len(examples)} pairs to train on, {apart}; "
-        f"{steps} steps of {experiment.records} pairs, learning rate up to {peak:.3g}"
-    )
-
-
-def _with_known_grid(config: ConfigDict, workdir: Path, initial: Weights | None) -> ConfigDict:
-    """The config with the grid of the added positions of the run that is resumed, or of the weights it begins from."""
-    grid = checkpoint.position_grid(workdir) or (initial and initial.sizes.position_grid)
-    if not grid or config.model.get("position_grid") or ROPE_BASES[config.model.get("positions", Sizes.positions)]:
-        return config
-    config = ConfigDict(config.to_dict())
-    config.model.position_grid = tuple(grid)
-    return config
-
-
-def _split(config: ConfigDict, mixture: Mixture) -> tuple[Examples, Examples | None]:
-    """What is trained on, and what is held out of it, or comes from elsewhere, to evaluate on."""
-    if config.eval.data:
-        return all_examples(mixture), all_examples(open_mixture(config.eval.data, "config.eval.data"))
-    examples, held_out = hold_out(mixture, config.eval.held_out)
-    if not len(examples):
-        raise InputError(
-            f"config.eval.held_out={config.eval.held_out} holds out all scenes of config.data.train; "
-            "lower it, or give --config.eval.data=DATASET"
-        )
-    if config.eval.held_out and not len(held_out):
-        print(
-            "warning: config.data.train has a single scene, so nothing is held out and nothing is evaluated; "
-            "give --config.eval.data=DATASET"
-        )
-    return examples, held_out if len(held_out) else None
-
-
-def _progress() -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, TextColumn("{task.fields[status]}"))

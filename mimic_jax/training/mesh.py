@@ -1,48 +1,53 @@
-"""Devices in a mesh, and which logical axis of an array lies along which mesh axis."""
+"""A config's mesh of devices, checked against what has to lie on it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import NamedSharding
 
 from mimic_jax.command import InputError
-from mimic_jax.nn.layers import Axes
-
-Rules = Mapping[str, str | tuple[str, ...] | None]
+from mimic_jax.nn.layout import Axes, Layout, Rules
 
 
-def make_mesh(axes: Mapping[str, int], rules: Rules, batch_size: int) -> Mesh:
-    """All devices in a mesh of named axes; one size may be −1, which takes what the others leave.
+def make_layout(
+    axes: Mapping[str, int], rules: Rules, batch_size: int, devices: Sequence[jax.Device] | None = None
+) -> Layout:
+    """Devices in a mesh of named axes; one size may be −1, which takes what the others leave.
+
+    Args:
+      rules: for each logical axis the axis or axes of the mesh that it is split over.
+      batch_size: rows of a batch.
+      devices: all by default.
 
     Raises:
       InputError: the sizes do not multiply to the number of devices, a rule names no axis of the mesh, or the batch
         does not divide over the devices that it is split over.
     """
-    devices = len(jax.devices())
+    count = len(devices or jax.devices())
     sizes = dict(axes)
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) == 1:
-        sizes[free[0]] = devices // -math.prod(sizes.values())
-    if len(free) > 1 or math.prod(sizes.values()) != devices:
-        raise InputError(f"config.mesh={dict(axes)} does not fit {devices} devices: sizes must multiply to that")
-    for axis, target in rules.items():
-        targets = _mesh_axes(target)
-        if not set(targets) <= sizes.keys():
-            raise InputError(f"config.axis_rules.{axis}={target!r} is no axis of config.mesh, which has {list(sizes)}")
-    parts = math.prod(sizes[target] for target in _mesh_axes(rules.get("batch")))
-    if batch_size % parts:
-        raise InputError(f"config.batch_size={batch_size} does not divide over {parts} devices")
+        sizes[free[0]] = count // -math.prod(sizes.values())
+    if len(free) > 1 or math.prod(sizes.values()) != count:
+        raise InputError(f"config.mesh={dict(axes)} does not fit {count} devices: sizes must multiply to that")
     # Auto: the compiler places what the shardings of inputs and outputs leave open.
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(jax.sharding.AxisType.Auto,) * len(sizes))
+    auto = (jax.sharding.AxisType.Auto,) * len(sizes)
+    layout = Layout(jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=auto, devices=devices), rules)
+    for axis, target in rules.items():
+        if not set(layout.split(axis)) <= sizes.keys():
+            raise InputError(f"config.axis_rules.{axis}={target!r} is no axis of config.mesh, which has {list(sizes)}")
+    parts = layout.parts("batch")
+    if batch_size % parts:
+        raise InputError(
+            f"config.batch_size={batch_size} does not divide over {parts} devices of config.mesh={sizes}; "
+            "change one of them"
+        )
+    return layout
 
 
-def sharding(mesh: Mesh, rules: Rules, axes: Axes = ()) -> NamedSharding:
-    """How an array with these logical axes lies on the mesh; an axis without a rule is not split."""
-    return NamedSharding(mesh, PartitionSpec(*(rules.get(axis) if axis else None for axis in axes)))
-
-
-def check_placement(mesh: Mesh, rules: Rules, name: str, shape: tuple[int, ...], axes: Axes) -> None:
+def check_placement(layout: Layout, name: str, shape: tuple[int, ...], axes: Axes) -> None:
     """Checks that an array can lie on the mesh as the rules say.
 
     Raises:
@@ -50,21 +55,39 @@ def check_placement(mesh: Mesh, rules: Rules, name: str, shape: tuple[int, ...],
     """
     used: list[str] = []
     for length, axis in zip(shape, axes, strict=True):
-        targets = _mesh_axes(rules.get(axis) if axis else None)
-        parts = math.prod(mesh.shape[target] for target in targets)
+        if axis is None:
+            continue
+        targets, parts = layout.split(axis), layout.parts(axis)
         if length % parts:
             raise InputError(
-                f"config.axis_rules.{axis}={rules[axis]!r}: {name} has {length} along {axis}, which does not divide "
-                f"over {parts} devices; change config.mesh, or the rule"
+                f"config.axis_rules.{axis}={layout.rules[axis]!r}: {name} has {length} along {axis}, which does not "
+                f"divide over {parts} devices; change config.mesh, or the rule"
             )
         if set(targets) & set(used):
             raise InputError(
-                f"config.axis_rules.{axis}={rules[axis]!r}: another axis of {name} lies along it already; change one"
+                f"config.axis_rules.{axis}={layout.rules[axis]!r}: another axis of {name} lies along it already; "
+                "change one"
             )
         used += targets
 
 
-def _mesh_axes(target: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    if target is None:
-        return ()
-    return (target,) if isinstance(target, str) else tuple(target)
+def share_of(sharding: NamedSharding, rows: int) -> tuple[int, int]:
+    """Which part of a batch the devices of this process hold: (index, count) of equal parts in order.
+
+    Processes whose devices hold the same rows, as where a model is split over processes, have the same index.
+
+    Raises:
+      InputError: the rows of this process do not lie together, so that it could not read them as one.
+    """
+    starts = {}
+    for device, (span, *_) in sharding.devices_indices_map((rows,)).items():
+        start, stop, _ = span.indices(rows)
+        starts.setdefault(device.process_index, set()).update(range(start, stop))
+    mine = np.array(sorted(starts[jax.process_index()]))
+    share = len(mine)
+    if rows % share or (mine != np.arange(mine[0], mine[0] + share)).any() or mine[0] % share:
+        raise InputError(
+            "config.mesh: the rows of a batch that this host's devices hold do not lie together; "
+            "put the axes that config.axis_rules.batch names first in config.mesh"
+        )
+    return int(mine[0]) // share, rows // share

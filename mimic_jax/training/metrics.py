@@ -1,7 +1,9 @@
-"""What a run tells: `metrics.jsonl`, each step once however often the run was interrupted, and TensorBoard."""
+"""What a run tells: `metrics.jsonl`, each step once however often the run was interrupted, TensorBoard, and W&B."""
 
+import hashlib
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +18,67 @@ TENSORBOARD = "tensorboard"
 
 
 class Metrics:
-    """Writes metrics and pictures of one run, after dropping what a lost run wrote beyond the step that is resumed."""
+    """Writes metrics and pictures of one run, after dropping what a lost run wrote beyond the step that is resumed.
 
-    def __init__(self, workdir: Path, resumed_step: int):
-        from tensorboardX import SummaryWriter
+    project: of Weights & Biases, which gets the numbers too; empty for none.
+
+    Raises:
+      InputError: the package for `project` is not installed.
+    """
+
+    def __init__(self, workdir: Path, resumed_step: int, *, project: str = "", config: dict | None = None):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         path = workdir / METRICS
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if path.exists() else []
         files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / TENSORBOARD), purge_step=resumed_step + 1)
+        (workdir / TENSORBOARD).mkdir(exist_ok=True)
+        # Not SummaryWriter: it writes in a thread, for which it waits for ever once that has met a full disk.
+        self._board = EventsWriter(str(workdir / TENSORBOARD / "events"))
+        started = SessionLog(status=SessionLog.START)  # TensorBoard drops what it has from this step on
+        self._board.write_event(Event(wall_time=time.time(), step=resumed_step + 1, session_log=started))
+        self._wandb = _start_wandb(project, workdir, config or {}) if project else None
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One line of numbers about training at `step`."""
         self._file.write(json.dumps({"step": step} | metrics) + "\n")
-        self._add("train", step, metrics)
+        self._add(step, "train", metrics)
 
     def write_evaluation(self, step: int, results: dict[str, float]) -> None:
         """One line of what an evaluation after `step` updates found."""
         self._file.write(json.dumps({"step": step, "evaluation": results}) + "\n")
-        self._add("evaluation", step, results)
+        self._add(step, "evaluation", results)
 
     def add_picture(self, step: int, name: str, picture: UInt8[np.ndarray, "height width 3"]) -> None:
         """A picture for TensorBoard."""
-        self._board.add_image(name, picture, step, dataformats="HWC")
+        from tensorboardX import summary
+
+        self._show(step, summary.image(name, picture, dataformats="HWC"))
         self._board.flush()
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._wandb:
+            self._wandb.finish()
 
-    def _add(self, group: str, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            if not math.isfinite(value):  # TensorBoard has no place for it
-                continue
-            self._board.add_scalar(f"{group}/{name}", value, step)
+    def _show(self, step: int, summary) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _add(self, step: int, group: str, values: dict[str, float]) -> None:
+        from tensorboardX import summary
+
+        named = {f"{group}/{name}": value for name, value in values.items()}
+        for name, value in named.items():
+            if math.isfinite(value):  # TensorBoard has no place for what is not
+                self._show(step, summary.scalar(name, value))
+        self._board.flush()
+        if self._wandb:
+            self._wandb.log(named, step=step)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -71,6 +99,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def training_lines(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+def training_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the lines of a metrics file, those about training."""
     return [line for line in lines if "evaluation" not in line]
+
+
+def _start_wandb(project: str, workdir: Path, config: dict):
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError(f"--wandb={project} needs a package: pip install 'mimic_jax[wandb]'") from error
+    # The same workdir is the same run there, however often it is started.
+    name = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]
+    return wandb.init(project=project, name=workdir.name, id=name, resume="allow", dir=str(workdir), config=config)

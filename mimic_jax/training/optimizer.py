@@ -22,6 +22,13 @@ def decays(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
 
 
-def adamw(schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW with decoupled weight decay on matrices alone."""
-    return optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decays)
+def adamw(
+    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float = 0.0
+) -> optax.GradientTransformation:
+    """AdamW with decoupled weight decay on matrices alone.
+
+    Args:
+      clip_norm: gradients whose norm, over all parameters, is larger are scaled down to it; 0: never.
+    """
+    optimizer = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decays)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer

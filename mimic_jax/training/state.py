@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
 from mimic_jax.command import InputError
 from mimic_jax.interop.weights import Weights
 from mimic_jax.models.sizes import Sizes
-from mimic_jax.training.mesh import Rules, check_placement, sharding
+from mimic_jax.nn.layout import Layout
+from mimic_jax.training.mesh import check_placement
 
 
 @jax.tree_util.register_dataclass
@@ -21,53 +21,69 @@ from mimic_jax.training.mesh import Rules, check_placement, sharding
 class TrainState:
     """Or, leaf for leaf, the shapes or the shardings of one.
 
-    step: updates made so far, an int32 scalar. params: nested dicts of arrays. opt_state: Optax's.
+    step: batches seen so far, an int32 scalar.
+    params: nested dicts of arrays.
+    opt_state: Optax's.
+    average: of the parameters over steps, like them; None where none is kept.
+    skipped: how many of the steps had no finite loss and gradient, and changed nothing else here; an int32 scalar.
+    nonfinite_step: the last of those, counted from 1; 0 for none; an int32 scalar.
     """
 
     step: PyTree
     params: PyTree
     opt_state: PyTree
+    average: PyTree
+    skipped: PyTree
+    nonfinite_step: PyTree
 
 
-def init_state(
+def make_init(
     make_model: Callable[[nnx.Rngs], nnx.Module],
     optimizer: optax.GradientTransformation,
-    key: PRNGKeyArray,
-    mesh: Mesh,
-    rules: Rules,
-) -> tuple[nnx.GraphDef, TrainState]:
-    """A fresh state, each parameter made where it lies, and the graph that makes a model of its parameters again.
+    layout: Layout,
+    *,
+    average: bool = False,
+) -> tuple[nnx.GraphDef, TrainState, Callable[[PRNGKeyArray], TrainState]]:
+    """How a fresh state is made, each parameter where it lies, so that no device ever holds more than its part.
+
+    Args:
+      average: whether an average of the parameters is kept.
 
     Returns:
       graph: `nnx.merge(graph, state.params)` is the model.
-      state: sharded over the mesh by the rules; the optimizer's moments lie as their parameters do.
+      shapes: the state's shapes, types and shardings. The optimizer's moments lie as their parameters do.
+      init: `init(key)` is the state.
+
+    Raises:
+      InputError: a parameter cannot lie as the layout says.
     """
     graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
     for path, parameter in nnx.to_flat_state(abstract):
         axes = parameter.get_metadata()["axes"]
-        check_placement(mesh, rules, ".".join(map(str, path)), parameter.get_value().shape, axes)
-    replicated = sharding(mesh, rules)
-    param_shardings = nnx.to_pure_dict(
-        nnx.map_state(lambda _, parameter: sharding(mesh, rules, parameter.get_metadata()["axes"]), abstract)
+        check_placement(layout, ".".join(map(str, path)), parameter.get_value().shape, axes)
+    everywhere = layout.sharding()
+    of_params = nnx.to_pure_dict(
+        nnx.map_state(lambda _, parameter: layout.sharding(parameter.get_metadata()["axes"]), abstract)
     )
 
     def init(key: PRNGKeyArray) -> TrainState:
         params = nnx.to_pure_dict(nnx.state(make_model(nnx.Rngs(key))))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        none = jnp.zeros((), jnp.int32)
+        return TrainState(none, params, optimizer.init(params), params if average else None, none, none)
 
-    shapes = jax.eval_shape(init, key)
-    shardings = TrainState(
-        replicated,
-        param_shardings,
-        optax.tree_utils.tree_map_params(
-            optimizer,
-            lambda _, place: place,
-            shapes.opt_state,
-            param_shardings,
-            transform_non_params=lambda _: replicated,
-        ),
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    of_optimizer = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, place: place,
+        shapes.opt_state,
+        of_params,
+        transform_non_params=lambda _: everywhere,
     )
-    return graph, jax.jit(init, out_shardings=shardings)(key)
+    places = TrainState(everywhere, of_params, of_optimizer, of_params if average else None, everywhere, everywhere)
+    shapes = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
+    )
+    return graph, shapes, jax.jit(init, out_shardings=places)
 
 
 def check_start(weights: Weights, kind: str, sizes: Sizes) -> None:
@@ -113,4 +129,5 @@ def start_from(state: TrainState, weights: Weights, kind: str) -> tuple[TrainSta
     if fresh:
         said += f"; fresh: {', '.join(sorted({path[0] for path in fresh}))}"
     params = nnx.traversals.unflatten_mapping(flat)
-    return dataclasses.replace(state, params=params), said
+    average = None if state.average is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, average=average), said

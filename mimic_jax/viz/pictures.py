@@ -141,19 +141,6 @@ def tint(
     return tinted.round().astype(np.uint8)
 
 
-def draw_curve(steps: Sequence[float], losses: Sequence[float], path: Path) -> None:
-    """Writes the loss over steps as a PNG."""
-    # matplotlib's object interface: no display, no global state.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.5), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, losses, linewidth=1)
-    axes.set(xlabel="step", ylabel="loss on hidden patches", title="Pre-training")
-    axes.grid(alpha=0.3)
-    figure.savefig(path)
-
-
 def to_uint8(image: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Colours in [0, 1], and what lies outside clipped, to bytes."""
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PyTree, UInt8
 
+from mimic_jax import hosts
 from mimic_jax.command import InputError
 from mimic_jax.data.augment import center_crop, denormalize
 from mimic_jax.data.mixture import Examples
@@ -83,9 +84,11 @@ def make_drawer_of_views(
             f"--mask_ratio={sizes.mask_ratio} of {rows} × {columns} patches leaves {sizes.visible(rows * columns)} "
             "visible; some must be hidden and some not"
         )
-    visible = completion.random_visible(jax.random.key(seed), shown[0], sizes)
+    visible = np.asarray(completion.random_visible(jax.random.key(seed), shown[0], sizes))
     hidden = np.asarray(completion.mask(shown[0], visible, sizes))[..., None]
-    true = np.asarray(patchify(shown[0], sizes.patch_size))
+    # NumPy's, as every process of a run has the same.
+    shown = [np.asarray(each) for each in shown]
+    true = patchify(shown[0], sizes.patch_size)
 
     @jax.jit
     def complete(params: PyTree, views: Sequence[Array], visible: Array) -> Array:
@@ -99,7 +102,7 @@ def make_drawer_of_views(
         cells = {
             "masked view 1": picture(np.where(hidden, 0, true)),
             **({"view 2": bytes_shown[1]} if model.views == 2 else {}),
-            "completed view 1": picture(np.where(hidden, np.asarray(complete(params, shown, visible)), true)),
+            "completed view 1": picture(np.where(hidden, hosts.fetch(complete(params, shown, visible)), true)),
             "view 1": bytes_shown[0],
         }
         factor = max(1, _CELL // max(shown[0].shape[1:3]))

@@ -9,9 +9,10 @@ import jax
 import pytest
 
 from mimic_jax.command import InputError
+from mimic_jax.models.flops import model_flops
 from mimic_jax.models.kinds import abstract
 from mimic_jax.models.sizes import Sizes, published
-from mimic_jax.planning.flops import augmentation_flops, model_flops
+from mimic_jax.planning.flops import augmentation_flops
 from mimic_jax.planning.plan import make_plan
 from mimic_jax.training.experiment import check
 from tests.mimic_jax.planning.small import small
@@ -24,7 +25,6 @@ from tests.mimic_jax.planning.small import small
 
 split = small("croco")
 split.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
-split.axis_rules = {"batch": ("data", "fsdp"), "embed": "fsdp", "heads": "tensor", "mlp": "tensor"}
 found = {}
 for objective, config, devices in (("croco", split, jax.devices()), ("mae", small("mae"), jax.devices()[:1])):
     plan = make_plan(config, devices, examples=1000)
@@ -32,7 +32,7 @@ for objective, config, devices in (("croco", split, jax.devices()), ("mae", smal
         "memory": dataclasses.asdict(plan.memory),
         "closed_form": plan.model_flops + plan.augmentation_flops,
         "compiled": sum(plan.counts.flops.values()) * plan.devices,
-        "sent": sorted(f"{key.kind} over {key.axes}" for key in plan.counts.sent),
+        "sent": {f"{key.kind} over {', '.join(key.axes)}": sent for key, sent in plan.counts.sent.items()},
         "unknown": list(plan.counts.unknown),
         "bound": plan.bound,
         "fits": plan.fits,
@@ -95,10 +95,12 @@ def test_a_cpu_has_no_published_rates(planned):
 
 def test_what_is_sent(plans):
     """One device sends nothing. Split parameters are gathered over their axis, parts of sums joined over theirs."""
-    assert plans["mae"]["sent"] == []
-    sent = plans["croco"]["sent"]
-    assert "all-gather over ('fsdp',)" in sent
-    assert "all-reduce over ('tensor',)" in sent
+    assert plans["mae"]["sent"] == {}
+    sent, memory = plans["croco"]["sent"], plans["croco"]["memory"]
+    assert sent["all-reduce over tensor"] > 0
+    # Of two devices each sends its half: of all that is split once for the forward pass and once for the backward pass.
+    assert memory["parameters"] < sent["all-gather over fsdp"] <= 2 * memory["parameters"]
+    assert "all-gather over data" not in sent
 
 
 def test_the_length_of_a_run(planned):

@@ -5,8 +5,8 @@ from collections import Counter
 import jax
 import pytest
 
+from mimic_jax.chips import CHIPS, chip_of
 from mimic_jax.command import InputError
-from mimic_jax.planning.chips import CHIPS, chip_of
 from mimic_jax.planning.counts import Collective, Counts
 from mimic_jax.planning.roofline import roofline
 from mimic_jax.planning.topology import devices_of, environment

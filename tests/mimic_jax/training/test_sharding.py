@@ -1,5 +1,6 @@
-"""The train step on a mesh of several devices, against one device."""
+"""The train step on meshes of eight virtual devices, against one device and against what each layout must send."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,70 +14,197 @@ from flax import nnx
 from mimic_jax.command import InputError
 from mimic_jax.models.kinds import abstract
 from mimic_jax.models.sizes import Sizes
-from mimic_jax.training.mesh import make_mesh, sharding
+from mimic_jax.training.mesh import make_layout, share_of
 
-STEP = """
-import sys, jax, numpy as np, optax
-from flax import nnx
-from mimic_jax.data.augment import Augmentation
-from mimic_jax.models.kinds import build
-from mimic_jax.models.sizes import Sizes
-from mimic_jax.training.mesh import make_mesh, sharding
-from mimic_jax.training.optimizer import adamw
-from mimic_jax.training.state import init_state
-from mimic_jax.training.step import make_train_step
+# Prints a line for each case: what two steps give, how much one device holds, and what the compiled step sends.
+STEPS = """
+import json, sys, jax, numpy as np
+from mimic_jax.planning.counts import count
+from mimic_jax.training.experiment import check
+from mimic_jax.training.setup import set_up
+from tests.mimic_jax.planning.small import small
 
-rules = {"batch": "data"}
-mesh = make_mesh({"data": -1}, rules, 8)
-optimizer = adamw(lambda _: 1e-3, b1=0.9, b2=0.95, weight_decay=0.05)
-kind, views = sys.argv[2:]
-sizes = Sizes(32, 2, 2, 32, 2, 2, patch_size=8)
-graph, state = init_state(lambda rngs: build(kind, sizes, rngs), optimizer, jax.random.key(0), mesh, rules)
-over_batch, everywhere = sharding(mesh, rules, ("batch",)), sharding(mesh, rules)
-single = {"area": (0.2, 1.0), "flip": 0.5}
-augmentation = Augmentation((32, 32), views, 0.4, **({"swap": 0.5} if views == "pair" else single))
-step = make_train_step(
-    graph, optimizer, lambda _: 1e-3, augmentation, state, over_batch, everywhere
-)
-views = np.random.default_rng(0).integers(0, 256, (2, 8, 40, 40, 3), np.uint8)
-batch = {name: jax.device_put(view, over_batch) for name, view in zip(("view1", "view2"), views)}
-before = state
-for _ in range(2):
-    state, metrics = step(state, batch, jax.random.key(1))
-assert before.params["mask_token"].is_deleted(), "the state was not donated"
-kernel = state.params["encoder"]["blocks"]["mlp"]["expand"]["kernel"]
-assert len(kernel.sharding.device_set) == jax.device_count()
-assert len(batch["view1"].addressable_shards) == jax.device_count()
-np.savez(sys.argv[1], loss=metrics["loss"], norm=metrics["gradient_norm"], kernel=kernel)
+folder, cases = sys.argv[1], json.loads(sys.argv[2])
+for place, (objective, mesh, changes) in enumerate(cases):
+    config = small(objective, **changes)
+    config.data.train = "unopened"
+    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh)))
+    setup = set_up(config, check(config), (1, 10), jax.devices()[: int(np.prod(mesh))])
+    key = jax.random.key(1)
+    compiled = setup.step.lower(setup.shapes, setup.batch, jax.eval_shape(lambda: key)).compile()
+    state = setup.init(jax.random.key(0))
+    on_one = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    rng = np.random.default_rng(0)
+    batch = {
+        name: jax.device_put(rng.integers(0, 256, view.shape, dtype=np.uint8), view.sharding)
+        for name, view in setup.batch.items()
+    }
+    before = state
+    state, metrics = compiled(state, batch, key)
+    assert before.params["mask_token"].is_deleted(), "the state was not donated"
+    # After one step Adam's first moment is 0.1 of the gradient.
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state.opt_state)}
+    moments = {name: leaf for name, leaf in leaves.items() if ".mu" in name}
+    assert len(moments) == len(jax.tree.leaves(state.params))
+    np.savez(f"{folder}/{place}.npz", **jax.device_get(moments))
+    state, metrics = compiled(state, batch, key)
+    sent = count(compiled.as_text(), dict(setup.layout.mesh.shape)).sent
+    print(json.dumps({
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "on_one": on_one,
+        "parameters": sum(leaf.size * 4 for leaf in jax.tree.leaves(setup.shapes.params)),
+        "sent": [[each.kind, list(each.axes), bytes_] for each, bytes_ in sent.items()],
+        "temporaries": compiled.memory_analysis().temp_size_in_bytes,
+    }))
 """
+# XLA runs all its passes but makes its machine code, which runs for two steps, in a hurry.
+QUICK = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+QUICK += " --xla_llvm_disable_expensive_passes=true"
+WIDER = {"model__encoder_width": 64, "model__encoder_heads": 4, "model__decoder_width": 64, "model__decoder_heads": 4}
+
+ONE, DATA, FSDP, ALL = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
+CASES = [
+    ("croco", ONE, {}),
+    ("croco", DATA, {}),
+    ("croco", FSDP, {}),
+    ("croco", ALL, {"accumulate": 4, "remat": "dots"}),
+]
+MORE = [
+    ("mae", ONE, {}),
+    ("mae", ALL, {}),
+    ("croco", (1, 1, 4), {}),
+    ("croco", (2, 1, 4), {}),
+    ("croco", (1, 4, 2), {}),
+    ("croco", ALL, {}),
+    ("mae", DATA, {}),
+    ("mae", FSDP, {}),
+    ("croco", ONE, {"accumulate": 4}),
+    ("croco", ONE, {"remat": "blocks"}),
+    ("croco", ONE, {"remat": "dots"}),
+    ("croco", ONE, {"scan_layers": False}),
+    ("croco", ONE, {"scan_layers": False, "remat": "blocks"}),
+]
 
 
-@pytest.mark.parametrize(("kind", "views"), [("croco", "pair"), ("mae", "both")])
-def test_many_devices_give_what_one_gives(tmp_path, kind, views):
-    results = []
-    for devices in (1, 4):
-        output = tmp_path / f"{devices}.npz"
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-        subprocess.run([sys.executable, "-c", STEP, str(output), kind, views], env=os.environ | flags, check=True)
-        results.append(np.load(output))
-    for name in ("loss", "norm", "kernel"):
-        np.testing.assert_allclose(results[1][name], results[0][name], rtol=1e-5, atol=1e-6)
+def run(folder, cases):
+    cases = [(objective, mesh, WIDER | changes) for objective, mesh, changes in cases]
+    environment = os.environ | {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, str(folder), json.dumps(cases)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    for place, each in enumerate(found):
+        each["gradients"] = dict(np.load(folder / f"{place}.npz"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    results = run(tmp_path_factory.mktemp("steps"), CASES)
+    return {(objective, mesh): result for (objective, mesh, _), result in zip(CASES, results, strict=True)}
+
+
+def assert_same(result, reference):
+    for name in ("loss", "gradient_norm", "parameter_norm"):
+        np.testing.assert_allclose(result["metrics"][name], reference["metrics"][name], rtol=1e-5, err_msg=name)
+    assert result["gradients"].keys() == reference["gradients"].keys()
+    for name, value in reference["gradients"].items():
+        np.testing.assert_allclose(result["gradients"][name], value, atol=1e-5 * np.abs(value).max(), err_msg=name)
+
+
+@pytest.mark.parametrize(("objective", "mesh"), [(objective, mesh) for objective, mesh, _ in CASES if mesh != ONE])
+def test_many_devices_give_what_one_gives(found, objective, mesh):
+    """The loss, the gradient of every parameter, and the loss after an update; a batch in parts among them."""
+    assert_same(found[objective, mesh], found[objective, ONE])
+
+
+@pytest.mark.slow
+def test_every_mesh_and_every_option_gives_the_same(found, tmp_path):
+    results = run(tmp_path, MORE)
+    for (objective, mesh, changes), result in zip(MORE, results, strict=True):
+        assert_same(result, found["croco", ONE] if objective == "croco" else results[0])
+        if mesh == ALL:
+            assert_split(result, parts=changes.get("accumulate", 1))
+
+
+def test_a_device_holds_its_part_of_the_state_alone(found):
+    whole = found["croco", ONE]["on_one"]
+    assert found["croco", DATA]["on_one"] == whole
+    # What FSDP does not split is biases; tensor splits blocks alone.
+    np.testing.assert_allclose(found["croco", FSDP]["on_one"], whole / 8, rtol=0.1)
+    np.testing.assert_allclose(found["croco", ALL]["on_one"], whole / 4, rtol=0.2)
+
+
+def sent(result):
+    """Bytes that a device sends in a step, as multiples of the parameters', by kind and axes."""
+    return {(kind, *axes): bytes_ / result["parameters"] for kind, axes, bytes_ in result["sent"]}
+
+
+def test_data_parallel_sums_each_gradient_once(found):
+    """A ring of n devices sends 2 (n − 1)/n of what it sums; nothing else is sent but a few scalars."""
+    found = sent(found["croco", DATA])
+    assert found.keys() == {("all-reduce", "data")}
+    np.testing.assert_allclose(found["all-reduce", "data"], 2 * 7 / 8, rtol=0.03)
+
+
+def test_fsdp_gathers_parameters_twice_and_nothing_else(found):
+    """Forward and backward, each (n − 1)/n of the parameters; the one that starts, the patch embedding, once alone."""
+    found = sent(found["croco", FSDP])
+    assert {key for key, share in found.items() if share > 0.005} == {("all-gather", "fsdp"), ("all-reduce", "fsdp")}
+    assert 1.4 * 7 / 8 < found["all-gather", "fsdp"] <= 2 * 7 / 8
+    # The CPU's compiler sums whole gradients and keeps a part; others send half of that in a reduce-scatter.
+    np.testing.assert_allclose(found["all-reduce", "fsdp"], 2 * 7 / 8, rtol=0.03)
+
+
+def assert_split(result, parts):
+    """Parameters are gathered over fsdp, and sums of activations are sent over tensor: for every part of the batch."""
+    found = sent(result)
+    gathered = {key[1:]: share for key, share in found.items() if key[0] == "all-gather"}
+    assert gathered.keys() == {("fsdp",)}
+    # Forward and backward each device sends half of the half that is on its side of tensor, and of what is not split.
+    assert gathered["fsdp",] <= parts * 2 * 0.5 * 0.6
+    assert found["all-reduce", "tensor"] > 0
+    # The patch embedding and the head are not split over tensor, but their gradients' work is.
+    assert sum(share for key, share in found.items() if key[0] in ("all-to-all", "collective-permute")) < 0.06 * parts
+
+
+def test_split_layers_gather_over_fsdp_alone(found):
+    assert_split(found["croco", ALL], parts=4)
 
 
 def test_mesh_sizes_must_fit_the_devices():
-    assert make_mesh({"data": -1}, {}, 1).shape == {"data": len(jax.devices())}
+    assert make_layout({"data": -1}, {}, 1).mesh.shape == {"data": len(jax.devices())}
     for axes in ({"data": 3}, {"data": -1, "tensor": -1}, {"data": 0}):
         with pytest.raises(InputError, match=r"config\.mesh"):
-            make_mesh(axes, {}, 1)
+            make_layout(axes, {}, 1)
     with pytest.raises(InputError, match=r"config\.axis_rules\.mlp='tensor'"):
-        make_mesh({"data": -1}, {"mlp": "tensor"}, 1)
+        make_layout({"data": -1}, {"mlp": "tensor"}, 1)
 
 
-def test_a_batch_must_divide_over_its_devices():
-    code = "from mimic_jax.training.mesh import make_mesh\nmake_mesh({'data': -1}, {'batch': 'data'}, 6)"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True)
-    assert "config.batch_size=6 does not divide over 4 devices" in done.stderr
+IN_EIGHT = """
+import jax
+from mimic_jax.training.mesh import check_placement, make_layout
+def said(function, *arguments):
+    try:
+        function(*arguments)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+said(make_layout, {"data": -1}, {"batch": "data"}, 6)
+layout = lambda rules: make_layout({"data": 4, "tensor": 2}, rules, 8)
+check_placement(layout({"heads": "tensor", "embed": "data"}), "fine", (8, 2), ("embed", "heads"))
+said(check_placement, layout({"heads": ("data", "tensor")}), "qkv", (8, 2), ("embed", "heads"))
+said(check_placement, layout({"heads": "data", "embed": "data"}), "qkv", (8, 4), ("embed", "heads"))
+"""
+
+
+def test_what_does_not_divide_over_devices_is_named():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", IN_EIGHT], env=os.environ | flags, capture_output=True, text=True)
+    batch, heads, twice = done.stdout.splitlines()
+    assert batch.startswith("InputError: config.batch_size=6 does not divide over 8 devices"), batch
+    assert re.search(r"InputError: config\.axis_rules\.heads=.*qkv has 2 along heads.*over 8 devices", heads), heads
+    assert re.search(r"InputError: config\.axis_rules\.heads=.*another axis of qkv lies along it", twice), twice
 
 
 def test_any_logical_axis_can_be_split():
@@ -90,25 +218,31 @@ def test_any_logical_axis_can_be_split():
         assert len(parameter.get_metadata()["axes"]) == parameter.get_value().ndim, path
 
 
-def test_parameters_that_cannot_lie_as_the_rules_say_are_named():
-    code = """
-from mimic_jax.training.mesh import check_placement, make_mesh
-mesh = make_mesh({"data": 2, "tensor": 2}, {}, 4)
-check_placement(mesh, {"heads": "tensor", "embed": "data"}, "fine", (8, 2), ("embed", "heads"))
-check_placement(mesh, %s)
-"""
-    for arguments, message in [
-        ('{"heads": ("data", "tensor")}, "qkv", (8, 2), ("embed", "heads")', "qkv has 2 along heads.*over 4 devices"),
-        ('{"heads": "data", "embed": "data"}, "qkv", (8, 2), ("embed", "heads")', "another axis of qkv lies along it"),
-    ]:
-        flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(
-            [sys.executable, "-c", code % arguments], env=os.environ | flags, capture_output=True, text=True
-        )
-        assert re.search(rf"InputError: config\.axis_rules\.heads=.*{message}", done.stderr), done.stderr
-
-
 def test_axes_follow_the_rules():
-    mesh = make_mesh({"data": 1, "tensor": 1}, {}, 1)
-    spec = sharding(mesh, {"mlp": "tensor", "batch": "data"}, ("layers", "embed", "mlp")).spec
-    assert tuple(spec) == (None, None, "tensor")
+    layout = make_layout({"data": 1, "tensor": 1}, {"mlp": "tensor", "batch": ["data", "tensor"]}, 1)
+    assert tuple(layout.sharding(("layers", "embed", "mlp")).spec) == (None, None, "tensor")
+    assert tuple(layout.sharding(("batch",)).spec) == (("data", "tensor"),)
+
+
+class _Device:
+    def __init__(self, process_index):
+        self.process_index = process_index
+
+
+class _Sharding:
+    """Rows on devices of several processes, of which this one has index 0."""
+
+    def __init__(self, spans):
+        self.spans = spans
+
+    def devices_indices_map(self, _):
+        return {_Device(process): (slice(*span),) for process, span in self.spans}
+
+
+def test_processes_read_the_rows_that_their_devices_hold():
+    halves = [(0, (4, 8)), (1, (0, 4))]
+    assert share_of(_Sharding(halves), 8) == (1, 2)
+    # A model split over processes: both hold all rows.
+    assert share_of(_Sharding([(0, (None, None)), (1, (None, None))]), 8) == (0, 1)
+    with pytest.raises(InputError, match=r"config\.mesh: the rows"):
+        share_of(_Sharding([(0, (0, 2)), (0, (4, 6)), (1, (2, 4)), (1, (6, 8))]), 8)

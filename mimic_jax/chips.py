@@ -1,8 +1,9 @@
 """Published rates of accelerators. Never imports jax.
 
 Sources: Cloud TPU's pages docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e}, "key specifications"; NVIDIA's data sheets of
-A100, H100 and H200 (SXM; without sparsity). Both publish the bandwidth of all of a chip's links in both directions
-together; half of it is what a chip can send.
+the A100 (nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf: 312 TFLOPS, 156 of TF32), the H100 and the H200 (SXM: 1979
+and 989 TFLOPS with sparsity, which is twice as many as without). Both publish the bandwidth of all of a chip's links in
+both directions together; half of it is what a chip can send.
 """
 
 import dataclasses

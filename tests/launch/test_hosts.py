@@ -1,0 +1,67 @@
+"""Several processes that train as one: real ones, with collectives between them."""
+
+import signal
+import socket
+
+import numpy as np
+
+from tests.launch.training import losses, metrics, pretrain, start, steps, wait_for_step
+
+
+def start_all(dataset, workdir, count, **changes):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = f"--coordinator=localhost:{port}", f"--processes={count}"
+    return [start(dataset, workdir, *flags, f"--process={each}", **changes) for each in range(count)]
+
+
+def finish(processes):
+    ended = [process.communicate(timeout=200) for process in processes]
+    return [process.returncode for process in processes], ended
+
+
+def test_hosts_come_and_go_and_the_losses_are_those_of_one_process(tiny_pairs, uninterrupted, tmp_path):
+    """Two, of which one gets SIGTERM; then four, of which one is killed; then one, to the end."""
+    workdir = tmp_path / "run"
+    two = start_all(tiny_pairs, workdir, 2)
+    wait_for_step(workdir, 6, *two)
+    two[1].send_signal(signal.SIGTERM)
+    codes, ended = finish(two)
+    assert codes == [0, 0], ended
+    stopped = steps(workdir)[-1]
+    assert f"SIGTERM: step {stopped} is saved" in ended[0][0]
+    assert not ended[1][0].count("pairs to train on"), "the first process alone speaks"
+    assert stopped < 40
+
+    four = start_all(tiny_pairs, workdir, 4)
+    wait_for_step(workdir, stopped + 6, *four)
+    four[2].kill()
+    codes, ended = finish(four)
+    assert codes == [1, 1, -signal.SIGKILL, 1], ended
+    for place in (0, 1, 3):
+        (line,) = [line for line in ended[place][1].splitlines() if line.startswith("error: ")]
+        assert line.startswith(f"error: process {place} of 4 has lost another process")
+        assert "Traceback" not in ended[place][1]
+
+    done = pretrain(tiny_pairs, workdir)
+    assert done.returncode == 0, done.stderr
+    found, expected = losses(workdir), losses(uninterrupted)
+    assert max(found) == 40
+    for step in expected.keys() & found.keys():
+        np.testing.assert_allclose(found[step], expected[step], rtol=1e-5, err_msg=str(step))
+    lines = [line["step"] for line in metrics(workdir)]
+    assert lines == sorted(set(lines))
+
+
+def test_flags_that_do_not_go_together_get_one_line(tiny_pairs, tmp_path):
+    def refused(message, *flags):
+        done = pretrain(tiny_pairs, tmp_path / "run", *flags)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert message in done.stderr
+
+    refused("--processes and --process missing", "--coordinator=localhost:1234")
+    refused("--process=2 must be from 0 to --processes=2", "--coordinator=localhost:1", "--processes=2", "--process=2")
+    refused("--coordinator=localhost must be HOST:PORT", "--coordinator=localhost", "--processes=2", "--process=1")
+    refused("--cluster: neither SLURM, nor GKE, nor a TPU slice", "--cluster")
+    refused("--profile=9:3 must be FIRST:LAST", "--profile=9:3")

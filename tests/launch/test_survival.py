@@ -1,0 +1,177 @@
+"""Runs that are stopped, killed, damaged or out of room lose nothing, and end the same, bit for bit."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests.launch.training import (
+    assert_bit_identical,
+    losses,
+    metrics,
+    pretrain,
+    start,
+    steps,
+    wait_for_step,
+)
+
+
+def test_sigterm_saves_and_the_same_command_carries_on(tiny_pairs, uninterrupted, tmp_path):
+    process = start(tiny_pairs, tmp_path / "run", checkpoint_every=1000)
+    wait_for_step(tmp_path / "run", 6, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    (stopped,) = steps(tmp_path / "run")
+    assert 6 <= stopped < 40
+    assert f"SIGTERM: step {stopped} is saved; the same command carries on" in out
+    assert metrics(tmp_path / "run")[-1]["step"] == stopped
+
+    done = pretrain(tiny_pairs, tmp_path / "run", checkpoint_every=1000)
+    assert done.returncode == 0, done.stderr
+    assert f"carrying on from step {stopped}" in done.stdout
+    assert_bit_identical(tmp_path / "run", uninterrupted)
+    starts = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert [each["step"] for each in starts] == [0, stopped]
+    assert starts[0]["packages"]["numpy"] == np.__version__
+
+
+def test_ctrl_c_saves_too(tiny_pairs, tmp_path):
+    process = start(tiny_pairs, tmp_path / "run", checkpoint_every=1000)
+    wait_for_step(tmp_path / "run", 6, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    assert "carries on from here" in err
+    assert "Traceback" not in err
+    assert len(steps(tmp_path / "run")) == 1
+
+
+def test_killed_and_restarted_it_ends_bit_identical(tiny_pairs, uninterrupted, tmp_path):
+    kills = 0
+    for first_step in (5, 20):
+        process = start(tiny_pairs, tmp_path / "run")
+        wait_for_step(tmp_path / "run", first_step, process)
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills == 2, "the run ended before it could be killed"
+    done = pretrain(tiny_pairs, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert_bit_identical(tmp_path / "run", uninterrupted)
+    assert losses(tmp_path / "run") == losses(uninterrupted)
+    lines = [line["step"] for line in metrics(tmp_path / "run")]
+    assert lines == sorted(set(lines)), "each step is logged once"
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_lose_nothing(tiny_pairs, uninterrupted, tmp_path):
+    """Saving after every step, most moments are during a save."""
+    rng = random.Random(0)
+    for _ in range(20):
+        process = start(tiny_pairs, tmp_path / "run", checkpoint_every=1, keep_checkpoints=3)
+        wait_for_step(tmp_path / "run", max(losses(tmp_path / "run"), default=0) + 1, process)
+        try:
+            process.wait(rng.uniform(0, 0.3))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+    done = pretrain(tiny_pairs, tmp_path / "run", checkpoint_every=1)
+    assert done.returncode == 0, done.stderr
+    assert_bit_identical(tmp_path / "run", uninterrupted)
+
+
+def flip_a_bit(checkpoint):
+    """In the middle of the largest file of its arrays, which compression does not notice."""
+    path = max((path for path in (checkpoint / "params").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_short(checkpoint):
+    for path in (checkpoint / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tiny_pairs, uninterrupted, tmp_path, damage):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    damage(workdir / "checkpoints" / "40")
+    done = pretrain(tiny_pairs, workdir)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"warning: .*checkpoints/40: this checkpoint is damaged .* moved to .*damaged/40", done.stdout)
+    assert "carrying on from step 35" in done.stdout
+    assert (workdir / "damaged" / "40" / "params").is_dir()
+    assert_bit_identical(workdir, uninterrupted)
+
+
+def test_where_all_checkpoints_are_damaged_nothing_starts_anew(tiny_pairs, uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    for step in (35, 40):
+        cut_short(workdir / "checkpoints" / str(step))
+    for _ in range(2):
+        done = pretrain(tiny_pairs, workdir)
+        assert done.returncode == 2
+        assert re.fullmatch(r"error: .*checkpoints/35: this checkpoint is damaged .* none before it.*\n", done.stderr)
+
+
+def test_the_newest_and_every_nth_checkpoint_are_kept(tiny_pairs, tmp_path):
+    done = pretrain(tiny_pairs, tmp_path / "run", keep_checkpoints=2, keep_every=15)
+    assert done.returncode == 0, done.stderr
+    assert steps(tmp_path / "run") == [15, 30, 35, 40]
+
+
+def test_a_full_disk_gets_one_line_and_loses_nothing(tiny_pairs, uninterrupted, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be made here: mount needs root")
+    try:
+        done = pretrain(tiny_pairs, disk / "run")
+        assert done.returncode == 2, done.stderr
+        lines = [line for line in done.stderr.splitlines() if "UserWarning" not in line and "warnings.warn" not in line]
+        assert len(lines) == 1, done.stderr
+        assert re.search(r"disk/run: cannot be written \(No space left\)", lines[0])
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        done = pretrain(tiny_pairs, disk / "run")
+        assert done.returncode == 0, done.stderr
+        assert_bit_identical(disk / "run", uninterrupted)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_on_another_mesh_it_carries_on(tiny_pairs, uninterrupted, tmp_path):
+    """From four devices that hold a quarter of the state each, to two by two, to one."""
+    workdir, schedule = tmp_path / "run", {"optimizer__schedule_steps": 40}
+    meshes = [(10, 4, {"mesh__data": 1, "mesh__fsdp": 4}), (20, 4, {"mesh__fsdp": 2, "mesh__tensor": 2}), (40, 1, {})]
+    for last, devices, mesh in meshes:
+        # The number of steps belongs to the config: it is stopped as a user would.
+        process = start(tiny_pairs, workdir, devices=devices, **mesh, **schedule)
+        wait_for_step(workdir, last, process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+    found, expected = losses(workdir), losses(uninterrupted)
+    assert max(found) == 40
+    for step in expected.keys() & found.keys():
+        np.testing.assert_allclose(found[step], expected[step], rtol=1e-5, err_msg=str(step))
+    starts = json.loads((workdir / "environment.json").read_text())
+    assert [each["mesh"]["fsdp"] for each in starts] == [4, 2, 1]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_workdir_that_cannot_be_written_is_named(tiny_pairs, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    done = pretrain(tiny_pairs, tmp_path / "closed" / "run")
+    assert done.returncode == 2
+    assert re.search(r"error: --workdir=.*closed/run cannot be written", done.stderr)

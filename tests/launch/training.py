@@ -1,0 +1,100 @@
+"""Pre-training as a process, small enough for seconds; what it leaves, read without our own code."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "steps": 40,
+    "batch_size": 4,
+    "log_every": 2,
+    "checkpoint_every": 5,
+    "model.encoder_width": 16,
+    "model.encoder_depth": 1,
+    "model.encoder_heads": 2,
+    "model.decoder_width": 16,
+    "model.decoder_depth": 1,
+    "model.decoder_heads": 2,
+    "data.size": 20,
+    "data.crop": 16,
+    "optimizer.warmup_steps": 5,
+    "eval.every": 0,
+}
+
+
+def command(dataset, workdir, *flags, **changes):
+    fields = SMALL | {"data.train": dataset} | {name.replace("__", "."): value for name, value in changes.items()}
+    options = [f"--config.{name}={value}" for name, value in fields.items()]
+    config = "--config=configs/croco_tiny.py"
+    return [sys.executable, "-m", "launch.pretrain", config, f"--workdir={workdir}", *flags, *options]
+
+
+def pretrain(dataset, workdir, *flags, devices=1, **changes):
+    return subprocess.run(
+        command(dataset, workdir, *flags, **changes),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(devices),
+    )
+
+
+def start(dataset, workdir, *flags, devices=1, **changes):
+    """The process, under way."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command(dataset, workdir, *flags, **changes), cwd=ROOT, env=environment(devices), **pipes)
+
+
+def environment(devices):
+    flags = os.environ.get("XLA_FLAGS", "")
+    return os.environ | {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip()}
+
+
+def wait_for_step(workdir, step, *processes):
+    """Returns once a step has been logged, or a process has ended."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+        if max((line["step"] for line in metrics(workdir)), default=0) >= step:
+            return
+        time.sleep(0.002)
+
+
+def metrics(workdir):
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines(True) if line[-1] == "\n"] if path.exists() else []
+
+
+def losses(workdir):
+    return {line["step"]: line["loss"] for line in metrics(workdir) if "loss" in line}
+
+
+def steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def parameters(workdir, step):
+    found = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "params").absolute())
+    return {path: np.asarray(leaf) for path, leaf in _flatten(found)}
+
+
+def assert_bit_identical(workdir, other, step=SMALL["steps"]):
+    expected, found = parameters(other, step), parameters(workdir, step)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def _flatten(tree, prefix=""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
