@@ -46,8 +46,8 @@ def join(coordinator: str | None, processes: int | None, process: int | None, *,
             jax.distributed.initialize()
         except (ValueError, RuntimeError) as error:
             raise InputError(
-                f"--cluster: neither SLURM, nor GKE, nor a TPU slice tells which processes there are "
-                f"({one_line(error)}); give --coordinator, --processes and --process"
+                "the processes that SLURM, GKE or the TPU slice (--cluster) has started cannot meet "
+                f"({one_line(error)}); mend that, or give --coordinator, --processes and --process"
             ) from error
         first_says(f"{jax.process_count()} processes, {jax.device_count()} devices")
 
@@ -80,7 +80,7 @@ def fetch(tree: PyTree) -> PyTree:
 
 
 class Preemption:
-    """Whether the run is asked to stop, by SIGTERM to any of its processes or by Ctrl-C; within `with`."""
+    """Whether the run is asked to stop, by SIGTERM to any of its processes, or by Ctrl-C to its only one; in `with`."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

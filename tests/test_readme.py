@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import commands
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -30,12 +32,15 @@ SMALLER = {
         "--config.optimizer.warmup_steps=2",
         "--config.log_every=2",
     ],
-    "launch.plan": [],
+    "launch.runs": [],
+    "launch.plan": ["--search_limit=1"],
     "launch.evaluate": ["--pairs=4"],
     "launch.reconstruct": ["--rows=2"],
     "launch.correspondences": ["--rows=2"],
     "launch.export": [],
     "launch.import_weights": [],
+    "benchmarks.input_pipeline": ["--pairs=64", "--seconds=0.2", "--repeats=1"],
+    "benchmarks.train_step": ["--configs=croco_tiny", "--batch=2", "--steps=1", "--dtypes=float32"],
     "benchmarks.curation": ["--repeats=1"],
     "benchmarks.mining_scale": ["--films=2", "--minutes=1", "--pairs=1"],
     "benchmarks.adaptive_yield": ["--rooms=1", "--frames=40"],
@@ -47,20 +52,25 @@ def blocks(language: str) -> list[str]:
     return [block for page in PAGES for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)]
 
 
-def commands() -> list[list[str]]:
+def shown() -> list[list[str]]:
     lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def run(arguments: list[str], folder: Path) -> None:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
+def run(words: list[str], folder: Path) -> None:
+    """python -m WORDS, which must succeed."""
+    if words[0] == "launch.plan":  # chooses its devices before jax is imported
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", *words]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment)
+    else:
+        done = commands.run(words, folder, seconds=600)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
 def test_every_command_shown_is_one_that_is_run():
     """A command that no test can run must not be shown."""
-    for words in commands():
+    for words in shown():
         if words[0] == "source":
             assert words[1] == ".venv/bin/activate"
         elif words[0] == "make":
@@ -80,7 +90,7 @@ def have_ready(module: str, folder: Path) -> None:
             cv2.imwrite(str(folder / name), capture.read()[1])
     elif module == "data_prep.merge":
         mined = "--input=films", "--output=more_pairs", "--name=others", "--policy=step", "--step=0.5"
-        run([sys.executable, "-m", "data_prep.mine", *mined, *SMALLER["data_prep.mine"]], folder)
+        run(["data_prep.mine", *mined, *SMALLER["data_prep.mine"]], folder)
     elif module == "launch.import_weights":
         # A released file, as far as its name and its format go.
         shutil.copy(folder / "model.pth", folder / "CroCo_V2_ViTLarge_BaseDecoder.pth")
@@ -93,17 +103,17 @@ def folder(tmp_path_factory):
     """A working folder as a reader has it, after the commands on the pages, in an order that works."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "configs").symlink_to(ROOT / "configs")
-    shown = [words for words in commands() if words[0] == "python"]
+    lines = [words for words in shown() if words[0] == "python"]
     # To begin from weights, there must be some.
     order = {module: place for place, module in enumerate(SMALLER)}
     place = lambda words: ("--config.init" in shlex.join(words), order[words[2]])  # noqa: E731
     done = set()
-    for words in sorted(shown, key=place):
+    for words in sorted(lines, key=place):
         # A slice is compiled for minutes, by a compiler that need not be here.
         if tuple(words) not in done and (TORCH or ".pth" not in shlex.join(words)) and "--topology=v" not in str(words):
             done.add(tuple(words))
             have_ready(words[2], folder)
-            run([sys.executable, *words[1:], *SMALLER[words[2]]], folder)
+            run([*words[2:], *SMALLER[words[2]]], folder)
     return folder
 
 
@@ -125,8 +135,9 @@ def test_the_commands_with_pytorchs_files_leave_what_the_pages_say(folder):
 
 
 def test_the_python_shown_runs(folder):
-    for block in blocks("python"):
-        run([sys.executable, "-c", block], folder)
+    for number, block in enumerate(blocks("python")):
+        (folder / f"shown{number}.py").write_text(block)
+        run([f"shown{number}"], folder)
 
 
 def test_links_and_pictures_are_there():

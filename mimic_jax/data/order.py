@@ -4,12 +4,16 @@ A position in the data is one number, the step. So a run resumes at it on any nu
 and the examples of any step can be named without reading a record. An example goes by its place, as `Examples` counts.
 """
 
+import dataclasses
+
 import grain
 import numpy as np
 from jaxtyping import Int
 
-from mimic_jax.command import InputError
 from mimic_jax.data.mixture import Examples
+
+# More steps than any run has.
+FOREVER = 2**40
 
 
 def in_order(examples: Examples, seed: int) -> grain.MapDataset[int]:
@@ -38,23 +42,28 @@ def in_order(examples: Examples, seed: int) -> grain.MapDataset[int]:
     )
 
 
-def shares(
-    examples: Examples, *, batch_size: int, seed: int, first_step: int, share_index: int, share_count: int
-) -> grain.MapDataset[Int[np.ndarray, " share"]]:
-    """The places of one share of every global batch, from step `first_step` (0-based) on.
+def rows_of_steps(
+    examples: Examples, *, batch_size: int, seed: int, first_step: int, rows: Int[np.ndarray, " rows"]
+) -> grain.MapDataset[Int[np.ndarray, " rows"]]:
+    """The places of some rows of every global batch, from step `first_step` (0-based) on.
 
-    Global step k is elements k·batch … (k+1)·batch − 1 of `in_order`: its shares, joined one after the other, are that,
-    row by row.
-
-    Raises:
-      InputError: a share is not whole.
+    Global step k is elements k·batch … (k+1)·batch − 1 of `in_order`, row by row.
     """
-    if batch_size % share_count:
-        raise InputError(f"config.batch_size={batch_size} does not divide over {share_count} processes")
-    dealt = in_order(examples, seed).batch(batch_size // share_count, drop_remainder=True)
-    return dealt.slice(slice(first_step * share_count + share_index, None, share_count))
+    return grain.MapDataset.range(first_step, FOREVER).map(_Rows(in_order(examples, seed), batch_size, rows))
 
 
 def examples_in_step(examples: Examples, *, batch_size: int, seed: int, step: int) -> Int[np.ndarray, "{batch_size}"]:
     """The places of the examples of global step `step` (0-based), row by row of the batch. No record is read."""
     return in_order(examples, seed).batch(batch_size, drop_remainder=True)[step]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Rows:
+    """The places of a step's rows; pickled, it goes to the processes that read."""
+
+    ordered: grain.MapDataset[int]
+    batch_size: int
+    rows: Int[np.ndarray, " rows"]
+
+    def __call__(self, step: int) -> Int[np.ndarray, " rows"]:
+        return np.array([self.ordered[step * self.batch_size + row] for row in self.rows.tolist()])

@@ -53,12 +53,11 @@ def batches(
     batch_size: int,
     seed: int,
     first_step: int = 0,
-    share_index: int = 0,
-    share_count: int = 1,
+    rows: Int[np.ndarray, " rows"] | None = None,
     threads: int = 8,
     workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """Endless shuffled batches, in the order of `order.in_order`; one share of each, of batch_size / share_count pairs.
+    """Endless shuffled batches, in the order of `order.in_order`; of each all rows, or some.
 
     The first batch starts the threads or processes; `close()` of the result ends them. They also end with this process,
     however it ends.
@@ -66,27 +65,26 @@ def batches(
     Args:
       examples: which pairs; at least one.
       size: views are resized to this height and width, in pixels.
-      batch_size: pairs of the global batch, a multiple of `share_count`.
+      batch_size: pairs of the global batch.
       seed: decides the order of examples, with `batch_size` and the examples.
       first_step: the global step that the first batch belongs to.
-      share_index, share_count: which of the equal shares of each global batch, in the order of its rows.
+      rows: which of each global batch; all by default.
       threads: how many examples a process reads at the same time.
       workers: how many processes read, each whole batches in turn. 0: this process does.
 
     Raises:
-      InputError: a share of a batch is not whole. From the result: a record or a view is damaged or missing, or a
-        worker has been killed.
+      InputError: from the result: a record or a view is damaged or missing, or a worker has been killed.
     """
-    places = order.shares(
+    rows = np.arange(batch_size) if rows is None else rows
+    places = order.rows_of_steps(
         examples,
         batch_size=batch_size,
         seed=seed,
         first_step=first_step,
-        share_index=share_index,
-        share_count=share_count,
+        rows=rows,
     )
     read = _Read(_Records.of(examples), size, threads)
-    shape = (2, batch_size // share_count, *size, 3)
+    shape = (2, len(rows), *size, 3)
     return _batches(read_in_workers(places, read, shape, workers) if workers else _read_here(places, read, shape))
 
 

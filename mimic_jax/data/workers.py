@@ -25,7 +25,8 @@ from jaxtyping import Int, UInt8
 
 from mimic_jax.command import InputError
 
-# Batches of each worker that may exist at a time: one being read while one waits to be taken.
+# Batches of each worker that may exist at a time: one being read while others wait. Batches are taken in turn, but on a
+# shared machine workers do not keep step.
 AHEAD = 3
 # Seconds between looks at whether a slot is free.
 POLL = 1e-3

@@ -95,9 +95,11 @@ class ViT(nnx.Module):
             return embedded, jnp.concatenate(rotations, axis=2), parts
         tokens = []
         for (images, visible), part in zip(views, jnp.split(embedded, np.cumsum(parts)[:-1], axis=1), strict=True):
-            added = self._added(*grid_of(images, patch)).astype(part.dtype)
+            added = self._added(*grid_of(images, patch))
+            added = jnp.broadcast_to(added, (len(part), *added.shape)) if visible is None else added[visible]
             tokens += [self._first(len(part), part.dtype)] if self.sizes.class_token else []
-            tokens += [part + (added if visible is None else added[visible])]
+            # Spread out first, so that gradients of learned positions are summed in float32.
+            tokens += [part + added.astype(part.dtype)]
         return jnp.concatenate(tokens, axis=1), None, [part + self.sizes.class_token for part in parts]
 
     def _first(self, batch, dtype):

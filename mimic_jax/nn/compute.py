@@ -8,10 +8,12 @@ from jaxtyping import Array, Shaped
 
 from mimic_jax.nn.layout import Axes, Layout
 
+# What linear layers call their results, for policies to know them by.
+PROJECTION = "projection"
 # What the backward pass finds kept of each block, by the name that configs have for it; the rest is computed again.
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # projections, not attention
+    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION),  # products with parameters, not attention
     "blocks": jax.checkpoint_policies.nothing_saveable,  # what the block was given, alone
 }
 ATTENTION = ("xla", "cudnn")

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
-from mimic_jax.nn.compute import Compute
+from mimic_jax.nn.compute import PROJECTION, Compute
 from mimic_jax.nn.layout import Axes
 
 
@@ -34,7 +35,7 @@ class Linear(nnx.LinearGeneral):
         leading = tokens.shape[: -len(self.axis)]
         rows = tokens.reshape(-1, *self.in_features).astype(dtype)
         used, kept = self._placements()
-        result = affine(used, kept, rows, kernel, bias)
+        result = checkpoint_name(affine(used, kept, rows, kernel, bias), PROJECTION)
         return self.compute.place(result.reshape(*leading, *self.out_features), *_split(self.axes_out))
 
     def _placements(self) -> tuple[NamedSharding | None, NamedSharding | None]:
@@ -132,16 +133,27 @@ def linear(
     )
 
 
-def layer_norm(width: int, *, rngs: nnx.Rngs, compute: Compute) -> nnx.LayerNorm:
-    """LayerNorm over the last dimension with the published ε of 1e-6; its sums are float32."""
+class LayerNorm(nnx.LayerNorm):
+    """`nnx.LayerNorm` in float32, whose result has the type of the computation."""
+
+    def __init__(self, *arguments, compute: Compute, **options):
+        super().__init__(*arguments, dtype=jnp.float32, **options)
+        self.compute = compute
+
+    def __call__(self, tokens: Float[Array, "..."]) -> Float[Array, "..."]:
+        return super().__call__(tokens).astype(self.compute.dtype or tokens.dtype)
+
+
+def layer_norm(width: int, *, rngs: nnx.Rngs, compute: Compute) -> LayerNorm:
+    """LayerNorm over the last dimension with the published ε of 1e-6."""
     metadata = {"axes": ("embed",)}
-    return nnx.LayerNorm(
+    return LayerNorm(
         width,
         epsilon=1e-6,
         # The one-pass variance cancels in float32 where a channel mean is large.
         use_fast_variance=False,
         scale_metadata=metadata,
         bias_metadata=metadata,
-        dtype=compute.dtype,
         rngs=rngs,
+        compute=compute,
     )

@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from flax import nnx
+from jaxtyping import Array, PyTree, UInt32
 
 from mimic_jax import hosts
 from mimic_jax.command import InputError
@@ -29,6 +31,9 @@ from mimic_jax.training.workdir import DATA, read_config
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 
+# In messages of what fails to read, and may be whole: no memory, a disk or a host that is away, other parameters.
+_NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Permission denied", "Too many open files")
+_NOT_DAMAGE += ("Input/output error", "Stale file handle", "structures do not match")
 # In messages of what fails to write: the disk is full, a quota or a limit is met, or the folder is read-only.
 _CANNOT_WRITE = ("No space left", "Disk quota", "File too large", "Read-only file system", "Permission denied")
 
@@ -41,10 +46,12 @@ def writing(workdir: Path) -> Iterator[None]:
       InputError: no room is left in the workdir, or it cannot be written for another reason of its disk's.
     """
     hook = sys.excepthook
-    # Once one of its writes has failed, TensorStore prints this for each that was under way.
+    # Once one of its writes has failed, TensorStore prints this for each that was under way, until the process ends.
     sys.excepthook = lambda kind, error, trace: "loop is closed" in str(error) or hook(kind, error, trace)
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:  # the operating system's, or TensorStore's with its words in it
         reason = next((word for word in _CANNOT_WRITE if word in str(error)), None)
         if reason is None:
@@ -55,8 +62,7 @@ def writing(workdir: Path) -> Iterator[None]:
             f"{workdir}: cannot be written ({reason}); mend that, and the same command carries on from "
             + (f"step {whole}" if whole else "the start")
         ) from error
-    finally:
-        sys.excepthook = hook
+    sys.excepthook = hook
 
 
 def open_checkpoints(workdir: Path, keep: int, keep_every: int = 0) -> ocp.CheckpointManager:
@@ -84,7 +90,7 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, datas
     items = {
         "params": ocp.args.StandardSave(state.params),
         "optimizer": ocp.args.StandardSave(_besides(state)),
-        "data": ocp.args.JsonSave({"step": step, "dataset": dataset, "checksum": int(_checksum(state))}),
+        "data": ocp.args.JsonSave({"step": step, "dataset": dataset, "checksums": _checksums(state)}),
         "config": ocp.args.JsonSave(config),
     }
     if state.average is not None:
@@ -105,22 +111,28 @@ def restore(checkpoints: ocp.CheckpointManager, shapes: TrainState, dataset: str
     """
     steps = sorted(checkpoints.all_steps())
     for step in reversed(steps):
+        found = damage = None
         try:
-            state, position = _read(checkpoints, step, shapes)
-            damage = None
+            found = _read(checkpoints, step, shapes)
         except _Damaged as error:
             damage = str(error)
-        if hosts.all_of(damage is None):
+        # Before anything else that all take part in.
+        if not hosts.all_of(damage is None):
+            damage = damage or "as another process finds"
+        elif found[1].get("checksums") != _checksums(found[0]):
+            damage = "its arrays are not those that were saved"
+        if damage is None:
             break
         folder = checkpoints.directory / str(step)
         if step == steps[0]:
             raise InputError(
-                f"{folder}: this checkpoint is damaged ({damage or 'as another host finds'}), and there is none before "
-                "it; restore it from elsewhere, or give another --workdir"
+                f"{folder}: this checkpoint is damaged ({damage}), and there is none before it; restore it from "
+                "elsewhere, or give another --workdir"
             )
         _set_aside(checkpoints, folder, damage)
     else:
         return None
+    state, position = found
     if position["dataset"] != dataset:
         raise InputError(
             f"{checkpoints.directory / str(step)}: config.data.train has changed since this checkpoint was made; "
@@ -156,14 +168,16 @@ def load_weights(workdir: Path, step: int | None = None) -> Weights:
         step = steps[-1] if step is None else step
         if step not in steps:
             raise InputError(f"{workdir / CHECKPOINTS}: no checkpoint of step {step}, only {steps}")
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
             nnx.to_pure_dict(nnx.state(abstract(kind, sizes))),
         )
         item = "average" if config.get("ema") else "params"
         try:
-            found = _restore(checkpoints, step, **{item: ocp.args.StandardRestore(like)})
+            found = _restore(checkpoints, step, data=ocp.args.JsonRestore(), **{item: ocp.args.StandardRestore(like)})
+            if found.data["checksums"][item] != int(checksum(found[item])):
+                raise _Damaged("its arrays are not those that were saved")
         except _Damaged as error:
             raise InputError(
                 f"{folder / str(step)}: this checkpoint cannot be read ({error}); give another step"
@@ -199,8 +213,6 @@ def _read(checkpoints: ocp.CheckpointManager, step: int, shapes: TrainState) -> 
     found = _restore(checkpoints, step, **items)
     average = found.average if shapes.average is not None else None
     state = TrainState(params=found.params, average=average, **found.optimizer)
-    if int(_checksum(state)) != found.data["checksum"]:
-        raise _Damaged("its arrays are not those that were saved")
     return state, found.data
 
 
@@ -209,12 +221,28 @@ def _besides(state: TrainState) -> dict[str, Any]:
     return {name: getattr(state, name) for name in ("step", "opt_state", "skipped", "nonfinite_step")}
 
 
+def _checksums(state: TrainState) -> dict[str, int]:
+    """Of each of the items of a checkpoint that hold arrays."""
+    items = {"params": state.params, "optimizer": _besides(state)}
+    if state.average is not None:
+        items["average"] = state.average
+    return {name: int(checksum(item)) for name, item in items.items()}
+
+
 @jax.jit
-def _checksum(state: TrainState) -> jax.Array:
-    """A sum over all bits, in integers: the same however the state is split over devices."""
+def checksum(tree: PyTree) -> UInt32[Array, ""]:
+    """A sum over all bits of arrays of 32-bit numbers: the same however they are split over devices.
+
+    Any single number that changes changes it, as all weights are odd; so do, but for a coincidence, numbers that change
+    places.
+    """
     total = jnp.zeros((), jnp.uint32)
-    for place, leaf in enumerate(jax.tree.leaves(state), start=1):
-        total += jnp.uint32(place) * jax.lax.bitcast_convert_type(leaf, jnp.uint32).sum(dtype=jnp.uint32)
+    for leaf_number, leaf in enumerate(jax.tree.leaves(tree)):
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis, length in enumerate(leaf.shape):
+            place = place * np.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        weighted = jax.lax.bitcast_convert_type(leaf, jnp.uint32) * (2 * place + 1)
+        total += np.uint32(2 * leaf_number + 1) * weighted.sum(dtype=jnp.uint32)
     return total
 
 
@@ -227,13 +255,15 @@ def _restore(checkpoints: ocp.CheckpointManager, step: int, **items: ocp.args.Ch
         folder = checkpoints.directory / str(step)
         if not folder.exists():
             raise InputError(f"{folder}: this checkpoint has gone meanwhile; run again") from error
-        if "RESOURCE_EXHAUSTED" in str(error):
-            raise
         said = next(iter(str(error).splitlines()), "")[:200]
+        if any(word in str(error) for word in _NOT_DAMAGE):
+            raise InputError(
+                f"{folder}: this checkpoint cannot be read now ({said}); nothing of it was changed"
+            ) from error
         raise _Damaged(f"{type(error).__name__}: {said}") from error
 
 
-def _set_aside(checkpoints: ocp.CheckpointManager, folder: Path, damage: str | None) -> None:
+def _set_aside(checkpoints: ocp.CheckpointManager, folder: Path, damage: str) -> None:
     aside = folder.parents[1] / DAMAGED / folder.name
     if hosts.is_first():
         aside.parent.mkdir(exist_ok=True)

@@ -120,6 +120,11 @@ def _check(config: ConfigDict) -> Experiment:
         value = operator.attrgetter(field)(config)
         if value < 0:
             raise InputError(f"config.{field}={value} must not be below 0, which means none")
+    if config.keep_every % config.checkpoint_every:
+        raise InputError(
+            f"config.keep_every={config.keep_every} must be a multiple of "
+            f"config.checkpoint_every={config.checkpoint_every}, as other steps have no checkpoint"
+        )
     _check_compute(config)
     if not 0 <= config.ema < 1:
         raise InputError(f"config.ema={config.ema} is the decay of an average; it must be in [0, 1), 0 for none")

@@ -34,7 +34,8 @@ def train(
 ) -> None:
     """Trains until `config.steps` or `config.epochs`, from the newest checkpoint in the workdir if there is one.
 
-    SIGTERM, to any process of the run, ends it after a step, with a checkpoint. So does Ctrl-C, which is then raised.
+    SIGTERM, to any process of the run, ends it after a step, with a checkpoint. So does Ctrl-C where there is one
+    process, and is then raised; several end at once.
 
     Args:
       config: as in configs/; every field is used.
@@ -67,6 +68,11 @@ def train(
                 if initial:
                     state, taken = start_from(state, initial, config.objective)
                     hosts.first_says(f"{config.init}: {taken}")
+            elif int(state.skipped) > run.experiment.skip_at_most:
+                raise InputError(
+                    f"{workdir}: {int(state.skipped)} steps that were not finite have been left out so far: set "
+                    "config.on_nonfinite=skip, and config.skip_at_most to no less than that"
+                )
             else:
                 hosts.first_says(f"{workdir}: carrying on from step {first_step}")
             hosts.first_says(run.about())
@@ -128,10 +134,11 @@ def _loop(
                 _tell_nonfinite(run, workdir, nonfinite_step, numbers, checkpoints, display)
 
         # Metrics are fetched a step late: while the host waits for them, the next step is already under way.
-        late = None
+        late, tracing = None, False
         for step in range(first_step + 1, run.steps + 1):
-            if profile and step == profile[0]:
+            if profile and step == profile[0] and hosts.is_first():
                 jax.profiler.start_trace(str(workdir / PROFILE))
+                tracing = True
             batch, stalled = data.take(lambda: bool(in_flight) and not in_flight[-1].is_ready())
             speed.stalled(stalled)
             if len(in_flight) == AHEAD:
@@ -145,25 +152,26 @@ def _loop(
             stops = preemption.reached(step)
             ends = step == run.steps or stops
             saves = ends or step % config.checkpoint_every == 0
-            evaluates = bool(evaluate) and (step == run.steps or step % config.eval.every == 0) and not stops
+            evaluates = bool(evaluate) and (step == run.steps or (step % config.eval.every == 0 and not stops))
             if saves or evaluates:
                 report(step, found)  # both wait for the step anyway
             elif step % config.log_every == 0 or step == 1:
                 late = (step, found)
-            if profile and (step == profile[1] or (ends and profile[0] <= step < profile[1])):
+            if tracing and (step == profile[1] or ends):
                 found["loss"].block_until_ready()
                 jax.profiler.stop_trace()
+                tracing = False
+            if saves:  # first: there may be little time
+                checkpoint.save(checkpoints, step, state, fingerprint, config.to_dict())
             if evaluates:
                 with speed.paused():
                     display.advance(step, "evaluating")
                     evaluate(step, state.params if state.average is None else state.average, metrics)
-            if saves:
-                checkpoint.save(checkpoints, step, state, fingerprint, config.to_dict())
             if stops:
                 display.advance(step, "saving")
                 break
         checkpoints.wait_until_finished()
-        return step, preemption.signal
+        return step, preemption.signal if step < run.steps else None
 
 
 def _tell_nonfinite(
@@ -174,13 +182,15 @@ def _tell_nonfinite(
     path = workdir / NONFINITE
     if hosts.is_first():
         files.write(path, (json.dumps({"step": step, "pairs": names}, indent=2) + "\n").encode())
+    hosts.wait("nonfinite")
     said = f"{workdir}: at step {step} the loss or its gradient was not finite; its pairs are in {path}: {names[0]}, …"
     limit = run.experiment.skip_at_most
     if numbers["skipped"] <= limit:
         display.say(f"warning: {said} (left out, as {numbers['skipped']:.0f} of at most {limit})")
         return
+    newest = checkpoints.latest_step()
+    kept = f"The newest checkpoint is of step {newest}" if newest else "There is no checkpoint yet"
     raise InputError(
-        f"{said} The parameters of before are in the newest checkpoint, of step {checkpoints.latest_step()}. Try "
-        "a lower config.optimizer.base_learning_rate in another --workdir, or here --config.on_nonfinite=skip"
-        + (f" with a higher config.skip_at_most than {limit}" if limit else "")
+        f"{said} {kept}. Try a lower config.optimizer.base_learning_rate in another --workdir, or here "
+        "--config.on_nonfinite=skip" + (f" with a higher config.skip_at_most than {limit}" if limit else "")
     )

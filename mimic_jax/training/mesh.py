@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Int
 
 from mimic_jax.command import InputError
 from mimic_jax.nn.layout import Axes, Layout, Rules
@@ -27,6 +29,8 @@ def make_layout(
     """
     count = len(devices or jax.devices())
     sizes = dict(axes)
+    if any(size < 1 and size != -1 for size in sizes.values()):
+        raise InputError(f"config.mesh={sizes}: each size must be at least 1, or −1 for what the others leave")
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) == 1:
         sizes[free[0]] = count // -math.prod(sizes.values())
@@ -34,15 +38,20 @@ def make_layout(
         raise InputError(f"config.mesh={dict(axes)} does not fit {count} devices: sizes must multiply to that")
     # Auto: the compiler places what the shardings of inputs and outputs leave open.
     auto = (jax.sharding.AxisType.Auto,) * len(sizes)
-    layout = Layout(jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=auto, devices=devices), rules)
+    try:
+        mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=auto, devices=devices)
+    except NotImplementedError:  # an axis that is not a whole side of a torus, or several
+        places = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+        mesh = Mesh(places, tuple(sizes), axis_types=auto)
+    layout = Layout(mesh, rules)
     for axis, target in rules.items():
         if not set(layout.split(axis)) <= sizes.keys():
             raise InputError(f"config.axis_rules.{axis}={target!r} is no axis of config.mesh, which has {list(sizes)}")
     parts = layout.parts("batch")
     if batch_size % parts:
         raise InputError(
-            f"config.batch_size={batch_size} does not divide over {parts} devices of config.mesh={sizes}; "
-            "change one of them"
+            f"config.batch_size: the {batch_size} pairs of a batch do not divide over {parts} devices of "
+            f"config.mesh={sizes}; change one of them"
         )
     return layout
 
@@ -71,23 +80,10 @@ def check_placement(layout: Layout, name: str, shape: tuple[int, ...], axes: Axe
         used += targets
 
 
-def share_of(sharding: NamedSharding, rows: int) -> tuple[int, int]:
-    """Which part of a batch the devices of this process hold: (index, count) of equal parts in order.
+def held_rows(sharding: NamedSharding, rows: int) -> Int[np.ndarray, " held"]:
+    """Which rows of a batch the devices of this process hold, in order; they need not lie together.
 
-    Processes whose devices hold the same rows, as where a model is split over processes, have the same index.
-
-    Raises:
-      InputError: the rows of this process do not lie together, so that it could not read them as one.
+    Processes whose devices hold the same rows, as where a model is split over processes, all read them.
     """
-    starts = {}
-    for device, (span, *_) in sharding.devices_indices_map((rows,)).items():
-        start, stop, _ = span.indices(rows)
-        starts.setdefault(device.process_index, set()).update(range(start, stop))
-    mine = np.array(sorted(starts[jax.process_index()]))
-    share = len(mine)
-    if rows % share or (mine != np.arange(mine[0], mine[0] + share)).any() or mine[0] % share:
-        raise InputError(
-            "config.mesh: the rows of a batch that this host's devices hold do not lie together; "
-            "put the axes that config.axis_rules.batch names first in config.mesh"
-        )
-    return int(mine[0]) // share, rows // share
+    spans = sharding.addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[span] for span, *_ in spans]))

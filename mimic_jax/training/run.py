@@ -18,7 +18,7 @@ from mimic_jax.interop.weights import Weights
 from mimic_jax.models.flops import model_flops
 from mimic_jax.models.sizes import ROPE_BASES, Sizes
 from mimic_jax.training.experiment import Experiment, check, total_steps
-from mimic_jax.training.mesh import share_of
+from mimic_jax.training.mesh import held_rows
 from mimic_jax.training.setup import Setup, set_up
 from mimic_jax.training.state import check_start
 from mimic_jax.training.workdir import position_grid
@@ -46,15 +46,19 @@ class Run:
         return sum(model_flops(config.objective, experiment.sizes, experiment.crop, config.batch_size).values())
 
     def batches(self, first_step: int) -> Prefetch:
-        """Batches on the devices, from global step `first_step` (0-based) on; each host reads its share of them."""
-        experiment, places = self.experiment, self.setup.batch
-        index, count = share_of(places["view1"].sharding, experiment.records)
+        """Batches on the devices, from global step `first_step` (0-based) on.
 
-        def put(batch: dict[str, UInt8[np.ndarray, "share height width 3"]]) -> dict[str, jax.Array]:
-            return {
-                name: jax.make_array_from_process_local_data(places[name].sharding, views, places[name].shape)
-                for name, views in batch.items()
-            }
+        Each host reads the rows that its devices hold.
+        """
+        experiment, places = self.experiment, self.setup.batch
+        rows = held_rows(places["view1"].sharding, experiment.records)
+
+        def put(batch: dict[str, UInt8[np.ndarray, "rows height width 3"]]) -> dict[str, jax.Array]:
+            return {name: place(places[name], views) for name, views in batch.items()}
+
+        def place(whole: jax.ShapeDtypeStruct, views: UInt8[np.ndarray, "rows height width 3"]) -> jax.Array:
+            read_at = lambda index: views[np.searchsorted(rows, np.arange(len(whole))[index[0]])]  # noqa: E731
+            return jax.make_array_from_callback(whole.shape, whole.sharding, read_at)
 
         read = batches(
             self.examples,
@@ -62,8 +66,7 @@ class Run:
             batch_size=experiment.records,
             seed=self.config.seed,
             first_step=first_step,
-            share_index=index,
-            share_count=count,
+            rows=rows,
             threads=self.config.data.threads,
             workers=self.config.data.workers,
         )

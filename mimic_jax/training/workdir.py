@@ -141,7 +141,8 @@ def _claim(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if any(inside.name != DATA for inside in workdir.iterdir()):
+            # Of a start that was killed there may be parts of these two.
+            if any(not inside.name.startswith((DATA, CONFIG)) for inside in workdir.iterdir()):
                 raise InputError(
                     f"{workdir}: holds other things and no {CONFIG}; --workdir must be new, empty, or ours"
                 )

@@ -84,10 +84,10 @@ def make_drawer_of_views(
             f"--mask_ratio={sizes.mask_ratio} of {rows} × {columns} patches leaves {sizes.visible(rows * columns)} "
             "visible; some must be hidden and some not"
         )
-    visible = np.asarray(completion.random_visible(jax.random.key(seed), shown[0], sizes))
+    visible = completion.random_visible(jax.random.key(seed), shown[0], sizes)
     hidden = np.asarray(completion.mask(shown[0], visible, sizes))[..., None]
     # NumPy's, as every process of a run has the same.
-    shown = [np.asarray(each) for each in shown]
+    visible, shown = np.asarray(visible), [np.asarray(each) for each in shown]
     true = patchify(shown[0], sizes.patch_size)
 
     @jax.jit

@@ -14,13 +14,13 @@ import trimesh
 
 from data_prep.worlds import filming, glb, paths, raycast, truth
 from data_prep.worlds.filming import Settings
+from tests import commands
 
 FRAMES, SIZE = 24, 64
 
 
-def film(*arguments, **more):
-    command = [sys.executable, "-m", "data_prep.film", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **more)
+def film(*arguments):
+    return commands.run(["data_prep.film", *arguments])
 
 
 def small(output, **more):

@@ -1,10 +1,6 @@
 """The tables against a manifest written by hand, and against what mining really leaves."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,19 +10,12 @@ from data_prep.inspect import read_manifest, readable_size
 from data_prep.report import collect
 from mimic_jax import records
 from mimic_jax.command import InputError
+from tests import commands
 from tests.datasets import make_pair, write_dataset
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(module, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", f"data_prep.{module}", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "160"},
-    )
+    done = commands.run([f"data_prep.{module}", *arguments], environment={"COLUMNS": "160"})
     return done.returncode, done.stdout, done.stderr
 
 

@@ -1,9 +1,6 @@
 """The command that tests two images: against OpenCV's own calls, known shifts, and the published rules' overlap."""
 
 import csv
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +10,8 @@ from data_prep.match import Finding, draw, examine, verdict
 from data_prep.matching import Reason
 from data_prep.settings import Settings
 from mimic_jax.viz import pictures
+from tests import commands
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Settings("match", matcher="published")
 
 
@@ -35,9 +32,7 @@ def shifted(pixels, seed=0):
 
 
 def command(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "data_prep.match", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-    )
+    done = commands.run(["data_prep.match", *arguments])
     return done.returncode, done.stdout, done.stderr
 
 

@@ -1,9 +1,6 @@
 """Datasets joined: every record as it was, and a manifest that adds up."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +12,7 @@ from data_prep.settings import Settings
 from mimic_jax import records
 from mimic_jax.command import InputError
 from mimic_jax.data.pairs import read_pairs
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import commands
 
 
 def one_by_one(function, items):
@@ -55,8 +51,7 @@ def stored(folder):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "data_prep.merge", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return commands.run(["data_prep.merge", *arguments])
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from data_prep.mine import mine
 from data_prep.settings import Settings
 from mimic_jax import records
 from mimic_jax.command import InputError
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 5
@@ -496,10 +497,7 @@ def test_a_view_has_at_most_64_by_64_patches_and_4096_pixels_a_side():
 def test_mistakes_are_one_line(here, arguments, words):
     given = dict(argument.split("=", 1) for argument in arguments)
     given = {"--input": "videos", "--output": "new", "--policy": "step", **given}
-    process = subprocess.run(
-        [sys.executable, "-m", "data_prep.mine", *(f"{key}={value}" for key, value in given.items())],
-        cwd=here, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    process = commands.run(["data_prep.mine", *(f"{key}={value}" for key, value in given.items())], here)
     assert process.returncode == 2, process.stderr
     assert len(process.stderr.splitlines()) == 1
     assert process.stderr.startswith("error: ")

@@ -4,10 +4,7 @@ import dataclasses
 import html.parser
 import json
 import shutil
-import subprocess
-import sys
 from base64 import b64decode
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,10 +15,10 @@ from hypothesis import strategies as st
 from data_prep.report import PICTURES, Drawn, choose, report
 from mimic_jax import records
 from mimic_jax.command import InputError
+from tests import commands
 from tests.browser import Browser
 from tests.datasets import make_pair, write_dataset
 
-ROOT = Path(__file__).resolve().parents[2]
 ATTACK = "</script><script>window.owned = 1</script><img src=x onerror='window.owned = 2'>"
 SETTINGS = {"source": "video", "policy": "step", "min_overlap": 0.25, "max_overlap": 0.75, "patch_size": 16}
 
@@ -213,9 +210,7 @@ def test_views_that_are_no_images_and_views_too_large(tmp_path):
 
 def test_one_clear_line_for_each_mistake(tmp_path, merged):
     def run(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-m", "data_prep.report", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-        )
+        done = commands.run(["data_prep.report", *arguments])
         return done.returncode, done.stdout, done.stderr
 
     code, out, err = run(merged[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimic_jax.interop.weights import save_folder
+from tests import commands
 from tests.random_weights import random_weights
 
 ROOT = Path(__file__).parents[2]
@@ -39,33 +40,21 @@ def folder(tmp_path_factory):
     return folder
 
 
-def start(*options, path: Path = ROOT) -> subprocess.Popen:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"}
-    arguments = [sys.executable, "-m", "launch.export", *map(str, options)]
-    return subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+def export(*options) -> tuple[int, str, str]:
+    done = commands.run(["launch.export", *options])
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("exports", [EXPORTS, pytest.param(MORE_EXPORTS, marks=pytest.mark.slow)])
 def test_each_format_from_a_weights_folder(folder, tmp_path, exports):
     pytest.importorskip("torch")
-    # Side by side: most of their time is imports.
-    processes = {
-        name: start(f"--workdir={folder / model}", f"--format={format}", f"--output={tmp_path / name}", *others)
-        for model, format, name, *others in exports
-    }
-    for name, process in processes.items():
-        assert finish(process) == (0, f"{tmp_path / name}\n{tmp_path / name}.md\n", "")
+    for model, format, name, *others in exports:
+        done = export(f"--workdir={folder / model}", f"--format={format}", f"--output={tmp_path / name}", *others)
+        assert done == (0, f"{tmp_path / name}\n{tmp_path / name}.md\n", "")
         assert (tmp_path / name).exists()
         assert (tmp_path / f"{name}.md").read_text().startswith(f"# {Path(name).name}\n")
     left = {path.name for path in tmp_path.iterdir()}
-    names = {Path(name).parts[0] for name in processes}
+    names = {Path(name).parts[0] for _, _, name, *_ in exports}
     assert left == names | {f"{name}.md" for name in names if name != "new"}
 
 
@@ -81,8 +70,8 @@ def test_mistakes_are_one_line(folder, tmp_path):
             output,
         ],
     }
-    for message, process in {message: start(*options) for message, options in mistakes.items()}.items():
-        code, out, err = finish(process)
+    for message, options in mistakes.items():
+        code, out, err = export(*options)
         assert (code, out) == (2, "")
         assert err.startswith("error: ")
         assert err.count("\n") == 1
@@ -95,11 +84,13 @@ def test_without_pytorch_the_extra_is_named_and_other_formats_work(folder, tmp_p
     without.mkdir()
     (without / "sitecustomize.py").write_text("import sys\n\nsys.modules['torch'] = None\n")
     pth, timm, options = tmp_path / "a.pth", tmp_path / "timm.safetensors", f"--workdir={folder / 'mae'}"
-    refused = start(options, "--format=mae_pth", f"--output={pth}", path=without)
-    written = start(options, "--format=timm_vit", f"--output={timm}", path=without)
-    code, _, err = finish(refused)
-    assert code == 2
-    assert err.count("\n") == 1
-    assert "pip install 'mimic_jax[torch]'" in err
+    environment = os.environ | {"PYTHONPATH": f"{without}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "launch.export", options]
+    process = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
+    refused = subprocess.run([*command, "--format=mae_pth", f"--output={pth}"], **process)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "pip install 'mimic_jax[torch]'" in refused.stderr
     assert not pth.exists()
-    assert finish(written)[0] == 0
+    written = subprocess.run([*command, "--format=timm_vit", f"--output={timm}"], **process)
+    assert written.returncode == 0, written.stderr

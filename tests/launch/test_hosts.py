@@ -24,7 +24,8 @@ def finish(processes):
 def test_hosts_come_and_go_and_the_losses_are_those_of_one_process(tiny_pairs, uninterrupted, tmp_path):
     """Two, of which one gets SIGTERM; then four, of which one is killed; then one, to the end."""
     workdir = tmp_path / "run"
-    two = start_all(tiny_pairs, workdir, 2)
+    evaluated = {"eval__every": 5, "eval__pairs": 4, "eval__pictures": 1}
+    two = start_all(tiny_pairs, workdir, 2, **evaluated)
     wait_for_step(workdir, 6, *two)
     two[1].send_signal(signal.SIGTERM)
     codes, ended = finish(two)
@@ -34,7 +35,7 @@ def test_hosts_come_and_go_and_the_losses_are_those_of_one_process(tiny_pairs, u
     assert not ended[1][0].count("pairs to train on"), "the first process alone speaks"
     assert stopped < 40
 
-    four = start_all(tiny_pairs, workdir, 4)
+    four = start_all(tiny_pairs, workdir, 4, **evaluated)
     wait_for_step(workdir, stopped + 6, *four)
     four[2].kill()
     codes, ended = finish(four)
@@ -48,9 +49,11 @@ def test_hosts_come_and_go_and_the_losses_are_those_of_one_process(tiny_pairs, u
     assert done.returncode == 0, done.stderr
     found, expected = losses(workdir), losses(uninterrupted)
     assert max(found) == 40
-    for step in expected.keys() & found.keys():
+    assert any("evaluation" in line for line in metrics(workdir) if line["step"] <= stopped)
+    assert expected.keys() <= found.keys()
+    for step in expected:
         np.testing.assert_allclose(found[step], expected[step], rtol=1e-5, err_msg=str(step))
-    lines = [line["step"] for line in metrics(workdir)]
+    lines = [line["step"] for line in metrics(workdir) if "loss" in line]
     assert lines == sorted(set(lines))
 
 
@@ -63,5 +66,5 @@ def test_flags_that_do_not_go_together_get_one_line(tiny_pairs, tmp_path):
     refused("--processes and --process missing", "--coordinator=localhost:1234")
     refused("--process=2 must be from 0 to --processes=2", "--coordinator=localhost:1", "--processes=2", "--process=2")
     refused("--coordinator=localhost must be HOST:PORT", "--coordinator=localhost", "--processes=2", "--process=1")
-    refused("--cluster: neither SLURM, nor GKE, nor a TPU slice", "--cluster")
+    refused("the processes that SLURM, GKE or the TPU slice (--cluster) has started cannot meet", "--cluster")
     refused("--profile=9:3 must be FIRST:LAST", "--profile=9:3")

@@ -2,8 +2,6 @@
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,21 +9,14 @@ import pytest
 from launch import import_weights
 from mimic_jax.interop.formats import FORMATS
 from mimic_jax.interop.load import load
+from tests import commands
 
 torch = pytest.importorskip("torch")
-
-ROOT = Path(__file__).parents[2]
 
 
 def command(*flags, **options):
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    return subprocess.run(
-        [sys.executable, "-m", "launch.import_weights", *arguments, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return commands.run(["launch.import_weights", *arguments, *flags])
 
 
 def test_a_published_file_becomes_a_weights_folder(parity, tmp_path):

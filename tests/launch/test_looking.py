@@ -1,11 +1,7 @@
 """The commands that look into a model, from the command line: real processes, weights on disk, image files."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,10 +11,10 @@ from launch.views import read_views, seen_at
 from mimic_jax.command import InputError
 from mimic_jax.interop.weights import Weights, save_folder
 from mimic_jax.models.sizes import Sizes
+from tests import commands
 from tests.datasets import make_pair, write_dataset
 from tests.random_weights import random_params
 
-ROOT = Path(__file__).parents[2]
 SIZES = Sizes(16, 1, 2, 16, 2, 2, patch_size=8, mask_ratio=0.5)
 ENCODER = Sizes(16, 1, 2, patch_size=8, predicts=False)
 
@@ -36,9 +32,7 @@ def folder(tmp_path_factory):
 
 
 def run(folder, name, *flags):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, "-m", f"launch.{name}", *flags]
-    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment)
+    return commands.run([f"launch.{name}", *flags], folder)
 
 
 def refused(done, *words):

@@ -1,4 +1,4 @@
-"""Datasets whose pairs are told apart by their pixels, for tests of which pairs come when."""
+"""Datasets whose pairs are told apart by their pixels, and which of them come when."""
 
 import dataclasses
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from mimic_jax import records
+from mimic_jax.data import pairs
+from mimic_jax.data.mixture import Examples
+from mimic_jax.data.order import examples_in_step
 from tests.datasets import make_pair, write_dataset
 
 # Grey levels from one number to the next: JPEG moves a level by less than half of it.
@@ -17,12 +20,12 @@ def write_numbered(folder: Path, first: int, count: int, shards: int = 3) -> lis
 
     View 1 is of the grey that stands for the number, and so is the negative of view 2.
     """
-    pairs = []
+    made = []
     for number in range(first, first + count):
         grey = np.full((8, 8, 3), LEVELS * number, np.uint8)
         views = {"view1": records.encode_image(grey), "view2": records.encode_image(255 - grey)}
-        pairs.append(dataclasses.replace(make_pair(number, scene=f"s{number // 3}"), **views))
-    return write_dataset(folder, pairs, shards)
+        made.append(dataclasses.replace(make_pair(number, scene=f"s{number // 3}"), **views))
+    return write_dataset(folder, made, shards)
 
 
 def numbers_in(batch: dict[str, np.ndarray]) -> list[int]:
@@ -31,3 +34,28 @@ def numbers_in(batch: dict[str, np.ndarray]) -> list[int]:
     numbers = np.rint(one / LEVELS)
     np.testing.assert_allclose(two, 255 - LEVELS * numbers, atol=1)
     return numbers.astype(int).tolist()
+
+
+def numbers(examples: Examples) -> list[int]:
+    """The number of every pair, place by place."""
+    return [pair.frame1 for pair in pairs.read_pairs(examples, range(len(examples)))]
+
+
+def found(examples: Examples, steps: int, index: int = 0, count: int = 1, **options) -> list[list[int]]:
+    """The numbers of the pairs in each step: of every so-manieth row, one of `count` shares."""
+    rows = np.arange(index, 6, count)
+    data = pairs.batches(examples, size=(8, 8), batch_size=6, seed=0, rows=rows, **options)
+    rows = [numbers_in(next(data)) for _ in range(steps)]
+    data.close()
+    return rows
+
+
+def expected(examples: Examples, first_step: int, steps: int, index: int = 0, count: int = 1) -> list[list[int]]:
+    """The same, of which no batch is read."""
+    names = np.array(numbers(examples))
+    rows = [
+        names[examples_in_step(examples, batch_size=6, seed=0, step=step)][index::count].tolist()
+        for step in range(first_step, first_step + steps)
+    ]
+    assert len(set(map(tuple, rows))) > steps // 2
+    return rows

@@ -1,11 +1,7 @@
-"""Batches by recording which pairs come, and by their pixels; workers and signals are real."""
+"""Batches by recording which pairs come, and by their pixels; what is damaged on disk is really so."""
 
 import itertools
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,70 +11,8 @@ from mimic_jax import records
 from mimic_jax.command import InputError
 from mimic_jax.data import pairs
 from mimic_jax.data.mixture import all_examples, hold_out, open_mixture
-from mimic_jax.data.order import examples_in_step
 from tests.datasets import make_pair, write_dataset
-from tests.mimic_jax.data.numbered import numbers_in, write_numbered
-
-SIZES = {"a": 23, "b": 7, "c": 12}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Datasets of 23, 7 and 12 pairs, numbered through, three of them a scene."""
-    folder, first = tmp_path_factory.mktemp("data"), 0
-    for name, count in SIZES.items():
-        write_numbered(folder / name, first, count)
-        first += count
-    return {name: str(folder / name) for name in SIZES}
-
-
-@pytest.fixture
-def one(folders):
-    return all_examples(open_mixture(folders["a"], "f"))
-
-
-@pytest.fixture
-def several(folders):
-    return all_examples(open_mixture(list(folders.values()), "f"))
-
-
-@pytest.fixture
-def weighted(folders):
-    return all_examples(open_mixture([(folders["a"], 2), (folders["b"], 1), (folders["c"], 0.5)], "f"))
-
-
-@pytest.fixture
-def training(folders):
-    """What is left of two datasets when scenes are held out."""
-    return hold_out(open_mixture(f"{folders['a']},{folders['c']}", "f"), 0.3)[0]
-
-
-@pytest.fixture(params=["one", "several", "weighted", "training"])
-def examples(request):
-    return request.getfixturevalue(request.param)
-
-
-def numbers(examples):
-    return [pair.frame1 for pair in pairs.read_pairs(examples, range(len(examples)))]
-
-
-def found(examples, steps, **options):
-    """The numbers of the pairs in each step."""
-    data = pairs.batches(examples, size=(8, 8), batch_size=6, seed=0, **options)
-    rows = [numbers_in(next(data)) for _ in range(steps)]
-    data.close()
-    return rows
-
-
-def expected(examples, first_step, steps, index=0, count=1):
-    """The same, of which no batch is read; share `index` of `count` of each step."""
-    names = np.array(numbers(examples))
-    rows = [
-        names[examples_in_step(examples, batch_size=6, seed=0, step=step)].reshape(count, -1)[index].tolist()
-        for step in range(first_step, first_step + steps)
-    ]
-    assert len(set(map(tuple, rows))) > steps // 2
-    return rows
+from tests.mimic_jax.data.numbered import expected, found, numbers, write_numbered
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
@@ -89,21 +23,8 @@ def test_batches_hold_the_examples_of_their_steps_in_order(examples, threads):
 @pytest.mark.parametrize(("first_step", "count"), [(0, 2), (7, 2), (1000, 3), (3, 6)])
 def test_shares_and_resumed_runs_have_theirs(examples, first_step, count):
     for index in range(count):
-        share = found(examples, 5, first_step=first_step, share_index=index, share_count=count)
+        share = found(examples, 5, index, count, first_step=first_step)
         assert share == expected(examples, first_step, 5, index, count)
-
-
-def test_workers_have_the_same_order(weighted):
-    share = found(weighted, 12, first_step=4, share_index=1, share_count=2, workers=3, threads=2)
-    assert share == expected(weighted, 4, 12, 1, 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("workers", "threads"), [(1, 8), (2, 1), (5, 2)])
-@pytest.mark.parametrize(("first_step", "index", "count"), [(0, 0, 1), (11, 1, 3)])
-def test_any_workers_and_threads_have_the_same_order(examples, workers, threads, first_step, index, count):
-    options = {"share_index": index, "share_count": count, "workers": workers, "threads": threads}
-    assert found(examples, 40, first_step=first_step, **options) == expected(examples, first_step, 40, index, count)
 
 
 def test_no_pair_of_a_scene_held_out_is_trained_on(folders):
@@ -164,14 +85,6 @@ def test_batches_hold_the_stored_pixels(tmp_path):
     np.testing.assert_array_equal(pairs.read_view(pair, "view2", (48, 64)), records.decode_image(pair.view2))
 
 
-@pytest.fixture
-def broken(tmp_path):
-    """A dataset with a view that is none."""
-    junk = records.Pair(b"junk", b"junk", np.zeros(4, np.int16), np.eye(3, dtype=np.float32), 0.5, 9, "s", "kitchen")
-    write_dataset(tmp_path / "broken", [junk], shards=1)
-    return str(tmp_path / "broken")
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_view_is_named(broken, workers):
     data = pairs.batches(all_examples(open_mixture(broken, "f")), size=(8, 8), batch_size=1, seed=0, workers=workers)
@@ -220,119 +133,3 @@ def test_a_missing_shard_is_named_before_anything_is_read(large):
     shard.unlink()
     with pytest.raises(InputError, match=f"{shard}.*copy it again"):
         pairs.batches(all_examples(mixture), size=(8, 8), batch_size=1, seed=0)
-
-
-# Says when it begins, and reads on and on with two workers, whose process ids it prints. Asked to end by SIGTERM, it
-# reads 20 batches more.
-READER = """
-import contextlib, multiprocessing, signal
-from mimic_jax import command
-
-def main(dataset):
-    from mimic_jax.data import mixture, pairs
-    left = []
-    signal.signal(signal.SIGTERM, lambda *_: left.extend(range(20)))
-    examples = mixture.all_examples(mixture.open_mixture(dataset, "f"))
-    print("begins", flush=True)
-    with contextlib.closing(pairs.batches(examples, size=(8, 8), batch_size=6, seed=0, workers=2)) as data:
-        next(data)
-        print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
-        for _ in data:
-            if left and not left.pop():
-                return
-
-if __name__ == "__main__":
-    command.run(main, positional=("DATASET",))
-"""
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Starts READER on a dataset, in a process group of its own."""
-    (tmp_path / "reader.py").write_text(READER)
-    root = Path(__file__).resolve().parents[3]
-
-    def start_reader(dataset):
-        return subprocess.Popen(
-            [sys.executable, tmp_path / "reader.py", dataset],
-            env=os.environ | {"PYTHONPATH": str(root)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    return start_reader
-
-
-def workers_of(process):
-    """The process ids, once there has been a batch."""
-    assert process.stdout.readline() == "begins\n"
-    workers = process.stdout.readline().split()
-    assert len(workers) == 2
-    return workers
-
-
-def wait_until_gone(pids):
-    """A process that nobody has asked for its exit code, a zombie, is gone as well."""
-    deadline = time.monotonic() + 30
-    while any(
-        Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text() for pid in pids
-    ):
-        assert time.monotonic() < deadline, "workers are left"
-        time.sleep(0.1)
-
-
-@pytest.mark.slow
-def test_a_damaged_view_in_a_worker_is_one_line_of_the_parent(start, broken):
-    process = start(broken)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 2
-    assert errors.startswith("error: view1 of s/kitchen, frames -1 and -1, is damaged")
-    assert errors.count("\n") == 1
-
-
-def test_workers_end_with_a_parent_that_is_killed(start, folders):
-    process = start(folders["a"])
-    workers = workers_of(process)
-    process.kill()
-    wait_until_gone(workers)
-    process.communicate()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("whole_group", [False, True])
-@pytest.mark.parametrize(
-    ("number", "code", "said"),
-    [(signal.SIGTERM, 0, ""), (signal.SIGINT, 130, "interrupted; the same command carries on from here\n")],
-)
-def test_signals_are_for_the_parent_to_answer(start, folders, whole_group, number, code, said):
-    process = start(folders["a"])
-    workers = workers_of(process)
-    (os.killpg if whole_group else os.kill)(process.pid, number)
-    _, errors = process.communicate(timeout=100)
-    assert (process.returncode, errors) == (code, said)
-    wait_until_gone(workers)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.2, 1.0, 2.0])
-def test_an_interrupt_while_workers_start_is_one_line(start, folders, seconds):
-    process = start(folders["a"])
-    assert process.stdout.readline() == "begins\n"
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=100)
-    assert (process.returncode, errors) == (130, "interrupted; the same command carries on from here\n")
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_is_told(start, folders):
-    process = start(folders["a"])
-    workers = workers_of(process)
-    os.kill(int(workers[1]), signal.SIGKILL)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 2
-    assert errors.startswith("error: a process that reads data was killed (exit code -9)")
-    assert errors.count("\n") == 1
-    wait_until_gone(workers)

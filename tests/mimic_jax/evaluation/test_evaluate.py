@@ -16,14 +16,15 @@ from mimic_jax.data.mixture import all_examples, open_mixture
 from mimic_jax.evaluation.evaluate import make_evaluator
 from mimic_jax.models.kinds import build
 from mimic_jax.models.sizes import Sizes
-from mimic_jax.training.mesh import make_mesh
-from mimic_jax.training.state import init_state
+from mimic_jax.nn.compute import Compute
+from mimic_jax.training.mesh import make_layout
+from mimic_jax.training.state import make_init
 
-rules = {"batch": "data", "mlp": "model", "embed": "data"}
-mesh = make_mesh({"data": 1, "model": 2}, rules, 4)
+layout = make_layout({"data": 1, "tensor": 2}, {"batch": "data", "mlp": "tensor", "embed": "data"}, 4)
 sizes = Sizes(16, 1, 2, 16, 1, 2, patch_size=8, mask_ratio=0.5)
-make = lambda rngs: build("croco", sizes, rngs)
-graph, state = init_state(make, optax.sgd(1e-3), jax.random.key(0), mesh, rules)
+make = lambda rngs: build("croco", sizes, rngs, Compute(layout=layout))
+graph, _, init = make_init(make, optax.sgd(1e-3), layout)
+state = init(jax.random.key(0))
 assert len(state.params["decoder"]["mlp"]["expand"]["kernel"].sharding.device_set) == 2
 examples = all_examples(open_mixture(sys.argv[1], "data"))
 model = nnx.merge(graph, state.params)

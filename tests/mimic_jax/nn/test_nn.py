@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mimic_jax.nn.masking import gather, mask_of, random_visible, scatter
 from mimic_jax.nn.patches import patchify, unpatchify
-from mimic_jax.nn.positions import grid_positions, resize_table, rope_2d, sincos_2d
+from mimic_jax.nn.positions import grid_positions, resize_table, rope_2d, rotation_2d, sincos_2d
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
@@ -27,10 +27,15 @@ def test_patchify_refuses_what_does_not_divide():
         patchify(np.zeros((1, 30, 32, 3)), 16)
 
 
+def turned(tokens, positions):
+    """By RoPE100."""
+    return rope_2d(tokens, rotation_2d(positions, tokens.shape[-1], 100.0))
+
+
 def test_positions_match_the_published_code(parity):
     fixture = np.load(parity / "positions.npz")
     tokens = jnp.asarray(fixture["in/tokens"].transpose(0, 2, 1, 3))
-    found = rope_2d(tokens, jnp.asarray(fixture["in/positions_yx"]))
+    found = turned(tokens, jnp.asarray(fixture["in/positions_yx"]))
     np.testing.assert_allclose(found.transpose(0, 2, 1, 3), fixture["out/rope100"], atol=1e-5)
     np.testing.assert_allclose(
         sincos_2d(768, 14, 14)[fixture["in/sincos_rows"]], fixture["out/sincos_768_14x14"], atol=1e-6
@@ -42,14 +47,14 @@ def test_positions_match_the_published_code(parity):
 def test_rope_scores_depend_on_relative_position_alone(dy, dx):
     queries, keys = jax.random.normal(jax.random.key(0), (2, 1, 6, 2, 8))
     positions = jnp.asarray(grid_positions(2, 3))[None]
-    scores = lambda p: jnp.einsum("bqhd,bkhd->bhqk", rope_2d(queries, p), rope_2d(keys, p))  # noqa: E731
+    scores = lambda p: jnp.einsum("bqhd,bkhd->bhqk", turned(queries, p), turned(keys, p))  # noqa: E731
     np.testing.assert_allclose(scores(positions), scores(positions + jnp.array([dy, dx])), atol=1e-4)
 
 
 def test_rope_by_hand():
     """One head of 4 channels has one frequency, 1: (y, y, x, x) turn as two complex numbers."""
     token = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
-    found = rope_2d(token, jnp.array([[[2, 5]]])).ravel()
+    found = turned(token, jnp.array([[[2, 5]]])).ravel()
     y, x = (1 + 2j) * np.exp(2j), (3 + 4j) * np.exp(5j)
     np.testing.assert_allclose(found, [y.real, y.imag, x.real, x.imag], rtol=1e-5)
 

@@ -14,7 +14,7 @@ from flax import nnx
 from mimic_jax.command import InputError
 from mimic_jax.models.kinds import abstract
 from mimic_jax.models.sizes import Sizes
-from mimic_jax.training.mesh import make_layout, share_of
+from mimic_jax.training.mesh import make_layout
 
 # Prints a line for each case: what two steps give, how much one device holds, and what the compiled step sends.
 STEPS = """
@@ -57,9 +57,7 @@ for place, (objective, mesh, changes) in enumerate(cases):
         "temporaries": compiled.memory_analysis().temp_size_in_bytes,
     }))
 """
-# XLA runs all its passes but makes its machine code, which runs for two steps, in a hurry.
-QUICK = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-QUICK += " --xla_llvm_disable_expensive_passes=true"
+EIGHT = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 WIDER = {"model__encoder_width": 64, "model__encoder_heads": 4, "model__decoder_width": 64, "model__decoder_heads": 4}
 
 ONE, DATA, FSDP, ALL = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
@@ -88,7 +86,7 @@ MORE = [
 
 def run(folder, cases):
     cases = [(objective, mesh, WIDER | changes) for objective, mesh, changes in cases]
-    environment = os.environ | {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"XLA_FLAGS": EIGHT, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", STEPS, str(folder), json.dumps(cases)], env=environment, capture_output=True, text=True
     )
@@ -175,7 +173,13 @@ def test_split_layers_gather_over_fsdp_alone(found):
 
 def test_mesh_sizes_must_fit_the_devices():
     assert make_layout({"data": -1}, {}, 1).mesh.shape == {"data": len(jax.devices())}
-    for axes in ({"data": 3}, {"data": -1, "tensor": -1}, {"data": 0}):
+    for axes in (
+        {"data": 3},
+        {"data": -1, "tensor": -1},
+        {"data": 0},
+        {"data": -1, "tensor": 0},
+        {"data": -1, "fsdp": -2},
+    ):
         with pytest.raises(InputError, match=r"config\.mesh"):
             make_layout(axes, {}, 1)
     with pytest.raises(InputError, match=r"config\.axis_rules\.mlp='tensor'"):
@@ -199,10 +203,10 @@ said(check_placement, layout({"heads": "data", "embed": "data"}), "qkv", (8, 4),
 
 
 def test_what_does_not_divide_over_devices_is_named():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": EIGHT, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", IN_EIGHT], env=os.environ | flags, capture_output=True, text=True)
     batch, heads, twice = done.stdout.splitlines()
-    assert batch.startswith("InputError: config.batch_size=6 does not divide over 8 devices"), batch
+    assert batch.startswith("InputError: config.batch_size: the 6 pairs of a batch do not divide over 8 devices"), batch
     assert re.search(r"InputError: config\.axis_rules\.heads=.*qkv has 2 along heads.*over 8 devices", heads), heads
     assert re.search(r"InputError: config\.axis_rules\.heads=.*another axis of qkv lies along it", twice), twice
 
@@ -222,27 +226,3 @@ def test_axes_follow_the_rules():
     layout = make_layout({"data": 1, "tensor": 1}, {"mlp": "tensor", "batch": ["data", "tensor"]}, 1)
     assert tuple(layout.sharding(("layers", "embed", "mlp")).spec) == (None, None, "tensor")
     assert tuple(layout.sharding(("batch",)).spec) == (("data", "tensor"),)
-
-
-class _Device:
-    def __init__(self, process_index):
-        self.process_index = process_index
-
-
-class _Sharding:
-    """Rows on devices of several processes, of which this one has index 0."""
-
-    def __init__(self, spans):
-        self.spans = spans
-
-    def devices_indices_map(self, _):
-        return {_Device(process): (slice(*span),) for process, span in self.spans}
-
-
-def test_processes_read_the_rows_that_their_devices_hold():
-    halves = [(0, (4, 8)), (1, (0, 4))]
-    assert share_of(_Sharding(halves), 8) == (1, 2)
-    # A model split over processes: both hold all rows.
-    assert share_of(_Sharding([(0, (None, None)), (1, (None, None))]), 8) == (0, 1)
-    with pytest.raises(InputError, match=r"config\.mesh: the rows"):
-        share_of(_Sharding([(0, (0, 2)), (0, (4, 6)), (1, (2, 4)), (1, (6, 8))]), 8)

@@ -1,0 +1,72 @@
+"""Stacks of blocks: what is computed again for want of memory, and parts that do not see each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mimic_jax.nn.blocks import EncoderBlock, run, stack
+from mimic_jax.nn.compute import Compute
+from mimic_jax.nn.positions import grid_positions, rotation_2d
+
+WIDTH, HEADS = 32, 2
+TOKENS = jax.random.normal(jax.random.key(0), (2, 6, WIDTH))
+ROTATION = rotation_2d(grid_positions(2, 3)[None], WIDTH // HEADS, 100.0)
+
+
+def gradient(**options):
+    """Of the sum of what two blocks make of the tokens, by the parameters, as a function."""
+    make = lambda: EncoderBlock(WIDTH, HEADS, rngs=nnx.Rngs(0), compute=Compute(**options))  # noqa: E731
+    graph, params = nnx.split(stack(make, 2))
+    return jax.grad(lambda params: run(nnx.merge(graph, params), TOKENS, ROTATION)[0].sum()), params
+
+
+def products(jaxpr):
+    """Matrix products in a program, those of loops once."""
+    inner = (each for equation in jaxpr.eqns for each in jax.tree.leaves(equation.params, is_leaf=_is_program))
+    below = sum(products(getattr(each, "jaxpr", each)) for each in inner if _is_program(each))
+    return below + sum(equation.primitive.name == "dot_general" for equation in jaxpr.eqns)
+
+
+def _is_program(value):
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def test_each_policy_computes_again_what_it_says():
+    """Of a block's six products four are with parameters, of which the last one's result is never needed again."""
+    counts = {}
+    for remat in ("none", "dots", "blocks"):
+        function, params = gradient(remat=remat)
+        counts[remat] = products(jax.make_jaxpr(function)(params).jaxpr)
+    assert counts["dots"] == counts["none"] + 2
+    assert counts["blocks"] == counts["none"] + 5
+
+
+@pytest.mark.parametrize("options", [{"remat": "dots"}, {"remat": "blocks"}, {"scan": False}])
+def test_options_change_rounding_alone(options):
+    plain, params = gradient()
+    expected, found = plain(params), gradient(**options)[0](params)
+    for (path, a), (_, b) in zip(nnx.to_flat_state(expected), nnx.to_flat_state(found), strict=True):
+        np.testing.assert_allclose(b.get_value(), a.get_value(), rtol=1e-4, atol=1e-5, err_msg=str(path))
+
+
+def test_parts_do_not_see_each_other():
+    block = EncoderBlock(WIDTH, HEADS, rngs=nnx.Rngs(0))
+    together = block(TOKENS, ROTATION, (2, 4))
+    apart = [block(TOKENS[:, part], ROTATION[:, :, part]) for part in (slice(0, 2), slice(2, 6))]
+    np.testing.assert_allclose(together, jnp.concatenate(apart, axis=1), rtol=1e-5, atol=1e-5)
+
+
+def test_sums_that_make_gradients_are_float32():
+    """Of 4096 rows of ones times 1 + 1/256, which bfloat16 has: each device's sum is exact, not rounded to 16 bits."""
+    from mimic_jax.nn.layers import affine
+
+    rows = jnp.full((4096, 1), 1, jnp.bfloat16)
+    kernel, bias = jnp.ones((1, 1)), jnp.zeros((1,))
+    weights = jnp.full((4096, 1), 1 + 1 / 128, jnp.bfloat16)
+    of_kernel, of_bias = jax.grad(
+        lambda kernel, bias: (affine(None, None, rows, kernel, bias) * weights).astype(jnp.float32).sum(), (0, 1)
+    )(kernel, bias)
+    assert of_kernel.dtype == of_bias.dtype == jnp.float32
+    assert float(of_kernel[0, 0]) == float(of_bias[0]) == 4096 + 32
