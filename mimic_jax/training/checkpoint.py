@@ -45,9 +45,9 @@ def writing(workdir: Path) -> Iterator[None]:
     Raises:
       InputError: no room is left in the workdir, or it cannot be written for another reason of its disk's.
     """
-    hook = sys.excepthook
+    hook = sys.unraisablehook
     # Once one of its writes has failed, TensorStore prints this for each that was under way, until the process ends.
-    sys.excepthook = lambda kind, error, trace: "loop is closed" in str(error) or hook(kind, error, trace)
+    sys.unraisablehook = lambda raised: "loop is closed" in str(raised.exc_value) or hook(raised)
     try:
         yield
     except InputError:
@@ -62,7 +62,7 @@ def writing(workdir: Path) -> Iterator[None]:
             f"{workdir}: cannot be written ({reason}); mend that, and the same command carries on from "
             + (f"step {whole}" if whole else "the start")
         ) from error
-    sys.excepthook = hook
+    sys.unraisablehook = hook
 
 
 def open_checkpoints(workdir: Path, keep: int, keep_every: int = 0) -> ocp.CheckpointManager:
