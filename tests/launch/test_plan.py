@@ -73,7 +73,7 @@ def test_virtual_devices():
     [
         ("v5e:16", {}, "--topology=v5e:16: a v5e slice has 2 sizes"),
         ("abacus", {}, "--topology=abacus is no topology that is known here"),
-        ("cpu:3", {}, "config.batch_size=16 does not divide over 3 devices"),
+        ("cpu:3", {}, "config.batch_size: the 16 pairs of a batch do not divide over 3 devices"),
         ("cpu:1", {"data__crop": 15}, "config.data.crop=15 must be a multiple"),
     ],
 )
