@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mimic_jax import command
-from mimic_jax.training.metrics import METRICS, read_metrics
+from mimic_jax.training.metrics import METRICS, read_metrics, training_lines
 
 PICTURE = flags.DEFINE_string("picture", "runs.png", "Where the curves go; empty: nowhere.")
 FINISHED = flags.DEFINE_boolean("finished", False, "Only tell, by the exit code, whether all runs did all their steps.")
@@ -51,7 +51,7 @@ class Run:
 
     name: str
     config: dict[str, Any]
-    lines: list[dict[str, float]]
+    lines: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     starts: list[dict[str, Any]]
     saved: int
@@ -103,7 +103,7 @@ def read_run(workdir: Path, name: str) -> Run:
     return Run(
         name=name,
         config=_read(workdir / "config.json", dict),
-        lines=[line for line in lines if "evaluation" not in line],
+        lines=training_lines(lines),
         evaluations=[line for line in lines if "evaluation" in line],
         starts=_read(started, list) if started.is_file() else [],
         # Whatever is being written, or was set aside, is named otherwise.

@@ -11,6 +11,7 @@ from mimic_jax.nn.layout import Axes, Layout
 # What linear layers call their results, for policies to know them by.
 PROJECTION = "projection"
 # What the backward pass finds kept of each block, by the name that configs have for it; the rest is computed again.
+# From what keeps most to what keeps least.
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION),  # products with parameters, not attention

@@ -23,11 +23,12 @@ from ml_collections import ConfigDict
 from mimic_jax import files
 from mimic_jax.chips import chip_of
 from mimic_jax.command import InputError
+from mimic_jax.nn.compute import REMAT
 from mimic_jax.planning.plan import Memory, Plan, make_plan, read
 
 AXES = ("data", "fsdp", "tensor")
 # From what keeps most for the backward pass to what keeps least.
-REMATS = ("none", "dots", "blocks")
+REMATS = tuple(REMAT)
 # More would split products into pieces that no longer fill a chip.
 MOST_TENSOR = 8
 NOT_NEEDED = "not needed: the mesh has room without so much computed again, or in so many parts"

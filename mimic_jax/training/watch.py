@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mimic_jax import hosts
 from mimic_jax.chips import chip_of
+from mimic_jax.training.metrics import training_lines
 
 
 class Speed:
@@ -108,7 +109,7 @@ def summary(lines: list[dict], first_step: int) -> Table:
       first_step: where this start of the run began; its speed is told.
     """
     table = Table(show_header=False)
-    training = [line for line in lines if "evaluation" not in line]
+    training = training_lines(lines)
     last = training[-1]
     table.add_row("steps", f"{last['step']:,}")
     table.add_row("loss", f"{training[0]['loss']:.4f} at step {training[0]['step']}, {last['loss']:.4f} at the end")
