@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.on_nonfinite = "stop"  # or "skip" updates without a finite loss and gradient, so many at most:
     config.skip_at_most = 10
     config.compute_dtype = "float32"  # with TF32 products there; bfloat16 is faster
-    config.remat = "none"  # or "dots", "blocks": compute again in the backward pass what was not kept
+    config.remat = "dots"  # or "none", "blocks": what the backward pass finds kept, and what it computes again
     config.scan_layers = True  # compile the layers of a stack as one
     config.attention = "xla"  # or "cudnn", with bfloat16 on NVIDIA's
     config.ema = 0.0  # decay of an average of the parameters, which is then what is evaluated and exported

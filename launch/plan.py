@@ -99,16 +99,16 @@ def _print_ranking(console, ranking, reasons):
         needed = "" if outcome.needed is None else _bytes(outcome.needed)
         if not outcome.fits:
             row = ("does not fit" + (f": {needed}" if needed else ""), "", "", "")
-        elif outcome.seconds is None:
+        elif not (bound := outcome.bound):
             row = (needed, "", "not estimated", "")
         else:
-            row = (needed, _duration(outcome.seconds), outcome.limit, f"{outcome.utilisation:.0%}")
+            row = (needed, _duration(bound.seconds), bound.limit, f"{bound.utilisation:.0%}")
         took = _duration(outcome.seconds_to_compile)
         table.add_row(_mesh(candidate), candidate.remat, str(candidate.accumulate), *row, took)
     console.print(table, highlight=False)
     for reason, count in reasons.items():
         console.print(f"left out, {count}×: {reason}", highlight=False, markup=False, soft_wrap=True)
-    if any(outcome.seconds for _, outcome in ranking):
+    if any(outcome.bound for _, outcome in ranking):
         console.print(BOUND, highlight=False, soft_wrap=True)
 
 

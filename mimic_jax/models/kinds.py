@@ -9,6 +9,7 @@ from mimic_jax.models.mae import MAE
 from mimic_jax.models.sizes import Sizes
 from mimic_jax.models.vit import Encoder
 from mimic_jax.nn.compute import DEFAULT, Compute
+from mimic_jax.nn.rngs import make_rngs
 
 # What is trained here: models that complete masked views (see models.completion).
 OBJECTIVES = {"croco": CroCo, "mae": MAE}
@@ -27,4 +28,4 @@ def build(kind: str, sizes: Sizes, rngs: nnx.Rngs, compute: Compute = DEFAULT) -
 @functools.cache
 def abstract(kind: str, sizes: Sizes) -> nnx.Module:
     """A model whose parameters have shapes and no values. Made once, as tracing takes seconds: not to be changed."""
-    return nnx.eval_shape(lambda: build(kind, sizes, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: build(kind, sizes, make_rngs(0)))

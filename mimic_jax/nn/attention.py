@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from mimic_jax.nn.compute import Compute
+from mimic_jax.nn.compute import ATTENDED, Compute
 from mimic_jax.nn.layers import linear
 from mimic_jax.nn.positions import rope_2d
 
@@ -82,4 +83,5 @@ class CrossAttention(nnx.Module):
 
 
 def _attend(queries, keys, values, compute: Compute):
-    return jax.nn.dot_product_attention(queries, keys, values, implementation=compute.attention)
+    attended = jax.nn.dot_product_attention(queries, keys, values, implementation=compute.attention)
+    return checkpoint_name(attended, ATTENDED)

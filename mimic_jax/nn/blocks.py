@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from mimic_jax.nn.attention import Context, ContextRotation, CrossAttention, Rotation, SelfAttention, Tokens
 from mimic_jax.nn.compute import DEFAULT, REMAT, Compute
-from mimic_jax.nn.layers import layer_norm, linear
+from mimic_jax.nn.layers import gelu, layer_norm, linear
 
 
 class MLP(nnx.Module):
@@ -22,7 +22,9 @@ class MLP(nnx.Module):
 
     def __call__(self, tokens: Tokens) -> Tokens:
         """Changes each token by itself."""
-        return self.project(jax.nn.gelu(self.expand(tokens), approximate=False))
+        # In rows throughout: a TPU pads lengths to eights, so that each change of shape would be a copy.
+        rows = tokens.reshape(-1, tokens.shape[-1])
+        return self.project(gelu(self.expand(rows))).reshape(tokens.shape)
 
 
 class EncoderBlock(nnx.Module):

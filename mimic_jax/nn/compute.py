@@ -8,13 +8,14 @@ from jaxtyping import Array, Shaped
 
 from mimic_jax.nn.layout import Axes, Layout
 
-# What linear layers call their results, for policies to know them by.
-PROJECTION = "projection"
+# What linear layers and attention call their results, for policies to know them by.
+PROJECTION, ATTENDED = "projection", "attended"
 # What the backward pass finds kept of each block, by the name that configs have for it; the rest is computed again.
-# From what keeps most to what keeps least.
+# From what keeps most to what keeps least. "none" is seldom the fastest: it writes and reads what takes less time to
+# compute, such as attention's float32 scores.
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION),  # products with parameters, not attention
+    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION, ATTENDED),  # products, but attention's scores
     "blocks": jax.checkpoint_policies.nothing_saveable,  # what the block was given, alone
 }
 ATTENTION = ("xla", "cudnn")

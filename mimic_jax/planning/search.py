@@ -25,10 +25,12 @@ from mimic_jax.chips import chip_of
 from mimic_jax.command import InputError
 from mimic_jax.nn.compute import REMAT
 from mimic_jax.planning.plan import Memory, Plan, make_plan, read
+from mimic_jax.planning.roofline import Roofline
 
 AXES = ("data", "fsdp", "tensor")
-# From what keeps most for the backward pass to what keeps least.
-REMATS = tuple(REMAT)
+# From what keeps most for the backward pass to what keeps least. "none" is not tried: it needs more memory than "dots",
+# and what it keeps takes longer to write and read than to compute again.
+REMATS = tuple(each for each in REMAT if each != "none")
 # More would split products into pieces that no longer fill a chip.
 MOST_TENSOR = 8
 NOT_NEEDED = "not needed: the mesh has room without so much computed again, or in so many parts"
@@ -64,30 +66,16 @@ class Outcome:
     fits: taken as true where neither compiler nor published numbers say otherwise.
     needed: bytes on one device; None where it does not fit and nothing said how much it would need.
     state: bytes of that which parameters and optimizer take.
-    compute, memory, links: seconds of a step, see `Roofline`; None where it does not fit, or without published rates.
-    utilisation: of the bound. seconds_to_compile: on this machine.
+    bound: None where it does not fit, or without published rates. The batch is the same for all, so it ranks them by
+      time per example too.
+    seconds_to_compile: on this machine.
     """
 
     fits: bool
     needed: float | None
     state: float
-    compute: float | None
-    memory: float | None
-    links: float | None
-    utilisation: float | None
+    bound: Roofline | None
     seconds_to_compile: float
-
-    @property
-    def seconds(self) -> float | None:
-        """The bound on a step; the batch is the same for all, so it ranks them by time per example too."""
-        return None if self.compute is None else max(self.compute, self.memory, self.links)
-
-    @property
-    def limit(self) -> str | None:
-        """What the step is limited by."""
-        return (
-            None if self.compute is None else max(("compute", "memory", "links"), key=lambda name: getattr(self, name))
-        )
 
 
 def candidates(
@@ -109,11 +97,15 @@ def candidates(
             rows = batch_size // math.prod(mesh[axis] for axis in batch_axes)
             parts = [2**power for power in range(rows.bit_length()) if rows % 2**power == 0] or [1]
             found += [Candidate(*mesh.values(), remat, each) for each in parts for remat in REMATS]
-    # The least memory before what lies between: if it does not fit, neither does that.
-    trying = {"none": 0, "blocks": 1, "dots": 2}
     return sorted(
         found,
-        key=lambda each: (each.tensor, each.accumulate, trying[each.remat], not _along(sides, each.mesh), -each.fsdp),
+        key=lambda each: (
+            each.tensor,
+            each.accumulate,
+            REMATS.index(each.remat),
+            not _along(sides, each.mesh),
+            -each.fsdp,
+        ),
     )
 
 
@@ -141,8 +133,8 @@ def ranked(known: Mapping[Candidate, Outcome]) -> list[tuple[Candidate, Outcome]
     """Those that fit, by the bound on a step, then by what else takes time, then by memory; then those that do not."""
 
     def key(item: tuple[Candidate, Outcome]) -> tuple:
-        outcome = item[1]
-        times = sorted((outcome.compute or 0, outcome.memory or 0, outcome.links or 0), reverse=True)
+        outcome, bound = item[1], item[1].bound
+        times = sorted((bound.compute, bound.memory, bound.links), reverse=True) if bound else [0.0] * 3
         return not outcome.fits, *times, outcome.needed or math.inf
 
     return sorted(known.items(), key=key)
@@ -212,7 +204,7 @@ def search(
                 yield candidate, None
                 try:
                     plan = compiler.submit(make_plan, changed, devices).result()
-                except (InputError, NotImplementedError) as error:  # the latter is JAX's, of axes that no torus has
+                except InputError as error:
                     if not (refusal := _refusal(error)):
                         raise
                     reason = refused[candidate.mesh] = refusal
@@ -244,20 +236,16 @@ def _saves(one: Candidate, other: Candidate) -> bool:
     return one.accumulate >= other.accumulate and REMATS.index(one.remat) >= REMATS.index(other.remat)
 
 
-def _refusal(error: Exception) -> str | None:
+def _refusal(error: InputError) -> str | None:
     """What a mesh does not go with; None for a mistake that has nothing to do with it."""
-    if isinstance(error, NotImplementedError):
-        return "refused: axes of the mesh do not go along sides of the slice"
     field = str(error).partition("=")[0]
     of_mesh = field.startswith(("config.mesh", "config.axis_rules.", "config.batch_size", "config.accumulate"))
     return f"refused: {field} does not go with the mesh" if of_mesh else None
 
 
 def _outcome(plan: Plan) -> Outcome:
-    bound = plan.bound
-    times = (bound.compute, bound.memory, bound.links, bound.utilisation) if bound else (None,) * 4
     state = plan.memory.parameters + plan.memory.optimizer
-    return Outcome(plan.fits is not False, _needed(plan.memory), state, *times, plan.seconds_to_compile)
+    return Outcome(plan.fits is not False, _needed(plan.memory), state, plan.bound, plan.seconds_to_compile)
 
 
 def _needed(memory: Memory) -> float | None:
@@ -286,7 +274,10 @@ def _key(config: ConfigDict, topology: str, versions: list[str]) -> str:
 
 def _read(cache: Path) -> dict[str, Outcome]:
     try:
-        return {key: Outcome(**fields) for key, fields in json.loads(cache.read_text()).items()}
+        kept = {key: Outcome(**fields) for key, fields in json.loads(cache.read_text()).items()}
+        return {
+            key: dataclasses.replace(each, bound=each.bound and Roofline(**each.bound)) for key, each in kept.items()
+        }
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:

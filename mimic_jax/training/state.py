@@ -13,6 +13,7 @@ from mimic_jax.command import InputError
 from mimic_jax.interop.weights import Weights
 from mimic_jax.models.sizes import Sizes
 from mimic_jax.nn.layout import Layout
+from mimic_jax.nn.rngs import make_rngs
 from mimic_jax.training.mesh import check_placement
 
 
@@ -57,7 +58,7 @@ def make_init(
     Raises:
       InputError: a parameter cannot lie as the layout says.
     """
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(make_rngs(0))))
     for path, parameter in nnx.to_flat_state(abstract):
         axes = parameter.get_metadata()["axes"]
         check_placement(layout, ".".join(map(str, path)), parameter.get_value().shape, axes)
@@ -67,7 +68,7 @@ def make_init(
     )
 
     def init(key: PRNGKeyArray) -> TrainState:
-        params = nnx.to_pure_dict(nnx.state(make_model(nnx.Rngs(key))))
+        params = nnx.to_pure_dict(nnx.state(make_model(make_rngs(key))))
         none = jnp.zeros((), jnp.int32)
         return TrainState(none, params, optimizer.init(params), params if average else None, none, none)
 
