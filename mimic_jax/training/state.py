@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import PRNGKeyArray, PyTree
@@ -123,7 +124,8 @@ def start_from(state: TrainState, weights: Weights, kind: str) -> tuple[TrainSta
     fresh = []
     for path, parameter in flat.items():
         if path in given and (kind == weights.kind or path[0] == "encoder"):
-            flat[path] = jax.device_put(given[path], parameter.sharding)
+            whole = np.asarray(given[path], parameter.dtype)  # in every process, of which each takes what it holds
+            flat[path] = jax.make_array_from_callback(whole.shape, parameter.sharding, whole.__getitem__)
         else:
             fresh.append(path)
     said = f"begins from {len(flat) - len(fresh)} of {len(flat)} parameters"

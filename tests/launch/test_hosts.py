@@ -1,19 +1,20 @@
 """Several processes that train as one: real ones, with collectives between them."""
 
+import json
 import signal
 import socket
 
 import numpy as np
 
-from tests.launch.training import losses, metrics, pretrain, start, steps, wait_for_step
+from tests.launch.training import flip_a_bit, losses, metrics, parameters, pretrain, start, steps, wait_for_step
 
 
-def start_all(dataset, workdir, count, **changes):
+def start_all(dataset, workdir, count, devices=1, **changes):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = f"--coordinator=localhost:{port}", f"--processes={count}"
-    return [start(dataset, workdir, *flags, f"--process={each}", **changes) for each in range(count)]
+    return [start(dataset, workdir, *flags, f"--process={each}", devices=devices, **changes) for each in range(count)]
 
 
 def finish(processes):
@@ -55,6 +56,47 @@ def test_hosts_come_and_go_and_the_losses_are_those_of_one_process(tiny_pairs, u
         np.testing.assert_allclose(found[step], expected[step], rtol=1e-5, err_msg=str(step))
     lines = [line["step"] for line in metrics(workdir) if "loss" in line]
     assert lines == sorted(set(lines))
+
+
+def test_a_model_that_is_split_over_processes(tiny_pairs, uninterrupted, tmp_path):
+    """Two processes of two devices: parameters over the one axis, heads over the other; then again from a checkpoint
+    of which a bit has flipped, so that the one before it is used. Against one process of four devices.
+    """
+    options = {"mesh__fsdp": 2, "mesh__tensor": 2, "accumulate": 2, "ema": 0.9, "optimizer__clip_norm": 0.5}
+    options |= {"data__workers": 1, "init": uninterrupted, "steps": 12}
+    alone = pretrain(tiny_pairs, tmp_path / "alone", devices=4, **options)
+    assert alone.returncode == 0, alone.stderr
+    workdir = tmp_path / "split"
+    codes, ended = finish(start_all(tiny_pairs, workdir, 2, devices=2, **options))
+    assert codes == [0, 0], ended
+    assert_close(workdir, tmp_path / "alone")
+
+    flip_a_bit(workdir / "checkpoints" / "12")
+    codes, ended = finish(start_all(tiny_pairs, workdir, 2, devices=2, **options))
+    assert codes == [0, 0], ended
+    assert "carrying on from step 10" in ended[0][0]
+    assert (workdir / "damaged" / "12").is_dir()
+    assert_close(workdir, tmp_path / "alone")
+
+
+def assert_close(workdir, other):
+    found, expected = losses(workdir), losses(other)
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    found, expected = parameters(workdir, 12), parameters(other, 12)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_loss_that_is_not_finite_stops_all(tiny_pairs, tmp_path):
+    diverging = {"optimizer__base_learning_rate": 1e30, "steps": 20, "checkpoint_every": 20}
+    codes, ended = finish(start_all(tiny_pairs, tmp_path / "run", 2, **diverging))
+    assert codes == [2, 2], ended
+    for place, (_, said) in enumerate(ended):
+        (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert line.startswith(f"error: process {place} of 2: {tmp_path / 'run'}: at step 3 the loss")
+    assert json.loads((tmp_path / "run" / "nonfinite.json").read_text())["step"] == 3
 
 
 def test_flags_that_do_not_go_together_get_one_line(tiny_pairs, tmp_path):

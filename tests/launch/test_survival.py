@@ -13,6 +13,7 @@ import pytest
 
 from tests.launch.training import (
     assert_bit_identical,
+    flip_a_bit,
     losses,
     metrics,
     pretrain,
@@ -87,14 +88,6 @@ def test_twenty_kills_at_random_moments_lose_nothing(tiny_pairs, uninterrupted, 
     done = pretrain(tiny_pairs, tmp_path / "run", checkpoint_every=1)
     assert done.returncode == 0, done.stderr
     assert_bit_identical(tmp_path / "run", uninterrupted)
-
-
-def flip_a_bit(checkpoint):
-    """In the middle of the largest file of its arrays, which compression does not notice."""
-    path = max((path for path in (checkpoint / "params").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def cut_short(checkpoint):

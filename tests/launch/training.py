@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -81,7 +82,12 @@ def steps(workdir):
 
 
 def parameters(workdir, step):
-    found = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "params").absolute())
+    folder = (workdir / "checkpoints" / str(step) / "params").absolute()
+    reader = ocp.PyTreeCheckpointer()
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(folder).item_metadata.tree
+    )
+    found = reader.restore(folder, restore_args=as_numpy)
     return {path: np.asarray(leaf) for path, leaf in _flatten(found)}
 
 
@@ -90,6 +96,14 @@ def assert_bit_identical(workdir, other, step=SMALL["steps"]):
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def flip_a_bit(checkpoint):
+    """In the middle of the largest file of its arrays, which compression does not notice."""
+    path = max((path for path in (checkpoint / "params").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 def _flatten(tree, prefix=""):
