@@ -10,7 +10,7 @@ On several hosts the same command runs on each, and all see DIR. Under SLURM and
 
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from mimic_jax import command
@@ -33,6 +33,8 @@ def main() -> None:
 
     profile = _steps(PROFILE.value) if PROFILE.value else None
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value, cluster=CLUSTER.value)
+    # What fails in Orbax' threads it logs, and raises again where it is waited for.
+    logging.set_verbosity(logging.FATAL)
     train(CONFIG.value, Path(WORKDIR.value), profile=profile, wandb_project=WANDB.value)
 
 

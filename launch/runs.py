@@ -20,6 +20,7 @@ from rich.text import Text
 
 from mimic_jax import command
 from mimic_jax.training.metrics import METRICS, read_metrics, training_lines
+from mimic_jax.training.workdir import CONFIG, ENVIRONMENT, flatten, saved_steps
 
 PICTURE = flags.DEFINE_string("picture", "runs.png", "Where the curves go; empty: nowhere.")
 FINISHED = flags.DEFINE_boolean("finished", False, "Only tell, by the exit code, whether all runs did all their steps.")
@@ -95,19 +96,18 @@ def read_run(workdir: Path, name: str) -> Run:
     Raises:
       InputError: there is no config.json, or a file is damaged.
     """
-    if not (workdir / "config.json").is_file():
-        raise command.InputError(f"{workdir} is no workdir of launch.pretrain: it has no config.json")
+    if not (workdir / CONFIG).is_file():
+        raise command.InputError(f"{workdir} is no workdir of launch.pretrain: it has no {CONFIG}")
     metrics = workdir / METRICS
     lines = read_metrics(metrics) if metrics.is_file() else []
-    started = workdir / "environment.json"
+    started = workdir / ENVIRONMENT
     return Run(
         name=name,
-        config=_read(workdir / "config.json", dict),
+        config=_read(workdir / CONFIG, dict),
         lines=training_lines(lines),
         evaluations=[line for line in lines if "evaluation" in line],
         starts=_read(started, list) if started.is_file() else [],
-        # Whatever is being written, or was set aside, is named otherwise.
-        saved=max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()), default=0),
+        saved=max(saved_steps(workdir), default=0),
     )
 
 
@@ -118,7 +118,7 @@ def finished(workdir: Path) -> bool:
       InputError: a file is damaged, or the run does not tell how many steps it has.
     """
     # A run that was stopped before it had a workdir has all its steps left.
-    if not (workdir / "config.json").exists():
+    if not (workdir / CONFIG).exists():
         return False
     run = read_run(workdir, workdir.name)
     if run.steps is None:
@@ -128,7 +128,7 @@ def finished(workdir: Path) -> bool:
 
 def differences(configs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """The fields, by their names with dots, in which configs differ, and the value in each of them."""
-    flat = [_flatten(config) for config in configs]
+    flat = [flatten(config) for config in configs]
     names = dict.fromkeys(name for fields in flat for name in fields)
     rows = [(name, [json.dumps(fields[name]) if name in fields else ABSENT for fields in flat]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
@@ -153,13 +153,6 @@ def _read(path: Path, kind: type) -> Any:
     if not isinstance(value, kind):
         raise command.InputError(f"{path}: is damaged")
     return value
-
-
-def _flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in fields.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _values(run: Run, name: str) -> list[tuple[int, float]]:

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from flax import nnx
 from jaxtyping import Array, PyTree, UInt32
 
@@ -26,10 +25,7 @@ from mimic_jax.models.kinds import abstract
 from mimic_jax.training.experiment import sizes_of
 from mimic_jax.training.metrics import METRICS, read_metrics
 from mimic_jax.training.state import TrainState
-from mimic_jax.training.workdir import DATA, read_config
-
-CHECKPOINTS = "checkpoints"
-DAMAGED = "damaged"
+from mimic_jax.training.workdir import CHECKPOINTS, DAMAGED, DATA, read_config, saved_steps
 
 # In messages of what fails to read, and may be whole: no memory, a disk or a host that is away, other parameters.
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Permission denied", "Too many open files")
@@ -57,7 +53,7 @@ def writing(workdir: Path) -> Iterator[None]:
         if reason is None:
             raise
         # A folder that is half written does not count.
-        whole = max(_steps(workdir), default=None)
+        whole = max(saved_steps(workdir), default=None)
         raise InputError(
             f"{workdir}: cannot be written ({reason}); mend that, and the same command carries on from "
             + (f"step {whole}" if whole else "the start")
@@ -70,8 +66,6 @@ def open_checkpoints(workdir: Path, keep: int, keep_every: int = 0) -> ocp.Check
     policies = [ocp.checkpoint_managers.LatestN(keep)]
     if keep_every:
         policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
-    # What fails in its threads it prints, and raises again where it is waited for.
-    logging.set_verbosity(logging.FATAL)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,  # of a process that was killed while it wrote
@@ -139,11 +133,6 @@ def restore(checkpoints: ocp.CheckpointManager, shapes: TrainState, dataset: str
             "bring the dataset back as it was, or give another --workdir"
         )
     return state, position["step"]
-
-
-def has_checkpoint(workdir: Path) -> bool:
-    """Whether there is one to resume from."""
-    return bool(_steps(workdir))
 
 
 def load_weights(workdir: Path, step: int | None = None) -> Weights:
@@ -273,8 +262,3 @@ def _set_aside(checkpoints: ocp.CheckpointManager, folder: Path, damage: str) ->
         print(f"warning: {folder}: this checkpoint is damaged ({damage}); moved to {aside}, the one before it is used")
     hosts.wait(f"set aside {folder.name}")
     checkpoints.reload()
-
-
-def _steps(workdir: Path) -> list[int]:
-    folder = workdir / CHECKPOINTS
-    return [int(inside.name) for inside in folder.iterdir() if inside.name.isdigit()] if folder.is_dir() else []

@@ -13,13 +13,11 @@ from rich import print as rich_print
 
 from mimic_jax import files, hosts
 from mimic_jax.command import InputError
-from mimic_jax.interop.load import load
 from mimic_jax.training import checkpoint
-from mimic_jax.training import workdir as workdirs
 from mimic_jax.training.evaluation import make_evaluation
-from mimic_jax.training.experiment import check
 from mimic_jax.training.metrics import METRICS, Metrics, read_metrics
 from mimic_jax.training.run import Run, open_run
+from mimic_jax.training.start import add_start, claim, describe_data
 from mimic_jax.training.state import TrainState, start_from
 from mimic_jax.training.watch import Display, Speed, summary
 
@@ -48,13 +46,11 @@ def train(
       InputError: a field of the config, the dataset or the workdir cannot be used, or the loss is no longer finite.
     """
     with hosts.ending_together():
-        check(config)
-        initial = load(config.init) if config.init and not checkpoint.has_checkpoint(workdir) else None
-        run = open_run(config, workdir, initial)
+        run = open_run(config, workdir)
         fingerprint = run.mixture.fingerprint()
         key_init, key_run = jax.random.split(jax.random.key(config.seed))
         # Nothing is written before all of the config is known to work.
-        workdirs.claim(workdir, run.config.to_dict(), workdirs.describe_data(run.mixture))
+        claim(workdir, run.config.to_dict(), describe_data(run.mixture))
         with (
             checkpoint.writing(workdir),
             checkpoint.open_checkpoints(workdir, config.keep_checkpoints, config.keep_every) as checkpoints,
@@ -65,8 +61,8 @@ def train(
                 return
             if state is None:
                 state = run.setup.init(key_init)
-                if initial:
-                    state, taken = start_from(state, initial, config.objective)
+                if run.initial:
+                    state, taken = start_from(state, run.initial, config.objective)
                     hosts.first_says(f"{config.init}: {taken}")
             elif int(state.skipped) > run.experiment.skip_at_most:
                 raise InputError(
@@ -76,7 +72,7 @@ def train(
             else:
                 hosts.first_says(f"{workdir}: carrying on from step {first_step}")
             hosts.first_says(run.about())
-            workdirs.add_start(workdir, first_step, run.steps, run.setup.layout)
+            add_start(workdir, first_step, run.steps, run.setup.layout)
             with ExitStack() as stack:
                 metrics = None
                 if hosts.is_first():

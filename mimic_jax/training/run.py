@@ -14,6 +14,7 @@ from mimic_jax.data.mixture import Examples, Mixture, all_examples, hold_out, op
 from mimic_jax.data.order import examples_in_step
 from mimic_jax.data.pairs import batches, describe
 from mimic_jax.data.prefetch import Prefetch
+from mimic_jax.interop.load import load
 from mimic_jax.interop.weights import Weights
 from mimic_jax.models.flops import model_flops
 from mimic_jax.models.sizes import ROPE_BASES, Sizes
@@ -21,12 +22,13 @@ from mimic_jax.training.experiment import Experiment, check, total_steps
 from mimic_jax.training.mesh import held_rows
 from mimic_jax.training.setup import Setup, set_up
 from mimic_jax.training.state import check_start
-from mimic_jax.training.workdir import position_grid
+from mimic_jax.training.workdir import position_grid, saved_steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """config: resolved. examples, held_out: what is trained on, and what is evaluated on, if anything.
+    initial: weights that it begins from; None for fresh ones, or where it carries on.
     steps, warmup_steps: of the whole run, and until the learning rate is at its peak.
     """
 
@@ -35,6 +37,7 @@ class Run:
     mixture: Mixture
     examples: Examples
     held_out: Examples | None
+    initial: Weights | None
     steps: int
     warmup_steps: int
     setup: Setup
@@ -102,17 +105,17 @@ class Run:
         return "\n".join(lines)
 
 
-def open_run(config: ConfigDict, workdir: Path, initial: Weights | None) -> Run:
+def open_run(config: ConfigDict, workdir: Path) -> Run:
     """Checks all of a config that can be checked before anything is computed, and builds its parts.
 
     Args:
       workdir: of the run, if it has been begun; nothing is written.
-      initial: weights that it begins from.
 
     Raises:
       InputError: a field of the config, the weights or the data cannot be used.
     """
-    check(config)
+    check(config)  # before weights are read, which takes a while
+    initial = load(config.init) if config.init and not saved_steps(workdir) else None
     config = _with_known_grid(config, workdir, initial)
     experiment = check(config)
     if initial:
@@ -122,7 +125,7 @@ def open_run(config: ConfigDict, workdir: Path, initial: Weights | None) -> Run:
     # Where both views of a pair are images, a pair is two examples.
     steps, *lengths = total_steps(config, len(examples) * config.batch_size // experiment.records)
     setup = set_up(config, experiment, tuple(lengths))
-    return Run(config, experiment, mixture, examples, held_out, steps, lengths[0], setup)
+    return Run(config, experiment, mixture, examples, held_out, initial, steps, lengths[0], setup)
 
 
 def _with_known_grid(config: ConfigDict, workdir: Path, initial: Weights | None) -> ConfigDict:

@@ -1,0 +1,150 @@
+"""What each start of a run writes into its workdir, besides checkpoints and metrics."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mimic_jax import files, hosts
+from mimic_jax.command import InputError
+from mimic_jax.data.mixture import Mixture
+from mimic_jax.nn.layout import Layout
+from mimic_jax.training.workdir import CONFIG, DATA, ENVIRONMENT, flatten, read_config
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy", "mimic_jax")
+_OPTIONAL = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
+
+# What may change between the runs of one workdir: it does not change what is learned. A dataset may move, since
+# checkpoints know it by its fingerprint.
+_OPERATIONAL = (
+    "accumulate",
+    "attention",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_every",
+    "log_every",
+    "on_nonfinite",
+    "remat",
+    "scan_layers",
+    "skip_at_most",
+    "data.threads",
+    "data.workers",
+    "data.train",
+    "eval.data",
+    "eval.every",
+    "eval.pairs",
+    "eval.pictures",
+    "mesh",
+    "axis_rules",
+)
+
+
+def claim(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
+    """Writes the resolved config, and what the data are, into a new workdir, or checks that it is this config's.
+
+    The first process does; the others wait for it.
+
+    Raises:
+      InputError: the workdir cannot be written, or was made by another config.
+    """
+    if hosts.is_first():
+        _claim(workdir, config, data)
+    hosts.wait("workdir")
+
+
+def describe_data(mixture: Mixture) -> list[dict[str, Any]]:
+    """What there is to say of each dataset: pairs, weight, and what its manifest says besides single scenes."""
+    described = []
+    for place, dataset in enumerate(mixture.datasets):
+        about = {"folder": str(dataset.folder), "pairs": len(dataset), "fingerprint": dataset.fingerprint()}
+        if mixture.weights is not None:
+            about["weight"] = mixture.weights[place]
+        try:
+            manifest = dataset.manifest()
+        except (OSError, ValueError):  # a dataset that was not mined here need not have one
+            manifest = {}
+        described.append(about | {key: value for key, value in manifest.items() if key != "scenes"})
+    return described
+
+
+def add_start(workdir: Path, step: int, steps: int, layout: Layout) -> None:
+    """Adds what this start of the run runs on to the workdir, by the first process.
+
+    Args:
+      step: updates made before.
+      steps: of the whole run.
+    """
+    if not hosts.is_first():
+        return
+    path = workdir / ENVIRONMENT
+    try:
+        starts = list(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):  # none yet, or damaged: nothing depends on it
+        starts = []
+    packages = {name: _version(name) for name in (*_PACKAGES, *_OPTIONAL)}
+    starts.append(
+        {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "step": step,
+            "steps": steps,
+            "code": _revision(),
+            "python": platform.python_version(),
+            "packages": {name: version for name, version in packages.items() if version},
+            "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+            "processes": jax.process_count(),
+            "mesh": dict(layout.mesh.shape),
+        }
+    )
+    files.write(path, (json.dumps(starts, indent=2) + "\n").encode())
+
+
+def _claim(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
+    path = workdir / CONFIG
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            # Of a start that was killed there may be parts of these two.
+            if any(not inside.name.startswith((DATA, CONFIG)) for inside in workdir.iterdir()):
+                raise InputError(
+                    f"{workdir}: holds other things and no {CONFIG}; --workdir must be new, empty, or ours"
+                )
+            files.write(workdir / DATA, (json.dumps(data, indent=2) + "\n").encode())
+            files.write(path, (json.dumps(config, indent=2) + "\n").encode())
+            return
+    except OSError as error:
+        raise InputError(f"--workdir={workdir} cannot be written ({error.strerror}); use another") from error
+    made_by, ours = flatten(read_config(workdir)), flatten(json.loads(json.dumps(config)))
+    if bool(made_by.get("eval.data")) != bool(ours.get("eval.data")):
+        raise InputError(
+            f"{path}: made with config.eval.data={made_by.get('eval.data')!r} (now {ours.get('eval.data')!r}), which "
+            "decides what is held out of training; give what it was made with, or another --workdir"
+        )
+    different = sorted(
+        field
+        for field in made_by.keys() | ours.keys()
+        if made_by.get(field) != ours.get(field) and not field.startswith(_OPERATIONAL)
+    )
+    if different:
+        changes = ", ".join(f"config.{field}={made_by.get(field)!r} (now {ours.get(field)!r})" for field in different)
+        raise InputError(f"{path}: made with {changes}; give what it was made with, or another --workdir")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    """The commit of the code, and whether files have changed since; None outside a repository."""
+    told = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(told, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
