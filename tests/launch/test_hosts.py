@@ -59,8 +59,10 @@ def test_hosts_come_and_go_and_the_losses_are_those_of_one_process(tiny_pairs, u
 
 
 def test_a_model_that_is_split_over_processes(tiny_pairs, uninterrupted, tmp_path):
-    """Two processes of two devices: parameters over the one axis, heads over the other; then again from a checkpoint
-    of which a bit has flipped, so that the one before it is used. Against one process of four devices.
+    """Two processes of two devices, against one of four: parameters over one axis, heads over the other.
+
+    Then from a checkpoint of which a bit has flipped, so that the one before it is used, on another mesh: on this one a
+    process holds rows that do not lie together, the first and the third quarter, or the second and the fourth.
     """
     options = {"mesh__fsdp": 2, "mesh__tensor": 2, "accumulate": 2, "ema": 0.9, "optimizer__clip_norm": 0.5}
     options |= {"data__workers": 1, "init": uninterrupted, "steps": 12}
@@ -72,6 +74,7 @@ def test_a_model_that_is_split_over_processes(tiny_pairs, uninterrupted, tmp_pat
     assert_close(workdir, tmp_path / "alone")
 
     flip_a_bit(workdir / "checkpoints" / "12")
+    options |= {"mesh__fsdp": 2, "mesh__tensor": 1, "axis_rules__batch": ("fsdp", "data"), "accumulate": 1}
     codes, ended = finish(start_all(tiny_pairs, workdir, 2, devices=2, **options))
     assert codes == [0, 0], ended
     assert "carrying on from step 10" in ended[0][0]
