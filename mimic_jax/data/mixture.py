@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from rich.progress import track
 
-from mimic_jax import files, records
+from mimic_jax import files, hosts, records
 from mimic_jax.command import InputError
 
 # Of a dataset's manifest so many scenes are compared with the records.
@@ -168,9 +168,10 @@ def scenes_of(dataset: records.Dataset) -> dict[str, list[range]]:
         key for key, _ in ends for _ in range(2)
     ]:
         return _grouped(spans)
+    firsts = range(0, len(dataset), CHUNK)
     return _grouped(
         (key, range(first + row, first + row + 1))
-        for first in track(range(0, len(dataset), CHUNK), f"reading the scenes of {dataset.folder}")
+        for first in track(firsts, f"reading the scenes of {dataset.folder}", disable=not hosts.is_first())
         for row, key in enumerate(_keys(source, range(first, min(first + CHUNK, len(dataset)))))
     )
 

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import re
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -99,7 +101,7 @@ def make_plan(config: ConfigDict, devices: Sequence[jax.Device], examples: int |
         memory = dataclasses.replace(memory, said=_of_memory(str(error)))
     else:
         memory = _with_analysis(memory, compiled.memory_analysis())
-        counts = count(compiled.as_text(), sizes)
+        counts = count(_text(lowered, compiled), sizes)
         bound = roofline(counts, chip, mesh, model) if chip else None
     return Plan(
         sizes,
@@ -125,6 +127,19 @@ def read(config: ConfigDict) -> tuple[ConfigDict, Experiment]:
     config = config.copy_and_resolve_references()
     config.data.train = config.data.train or "unopened"
     return config, check(config)
+
+
+def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
+    """The optimised program."""
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        # A libtpu that is newer than jaxlib has instructions that jaxlib cannot read (async-update, on v5p). The
+        # compiler itself can write them down, asked before.
+        with tempfile.TemporaryDirectory() as folder:
+            lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+            (path,) = Path(folder).glob("*.after_codegen.txt")
+            return path.read_text()
 
 
 def _lengths(config: ConfigDict, examples: int | None, experiment: Experiment) -> tuple[int, int, int] | None:
