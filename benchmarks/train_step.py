@@ -4,9 +4,9 @@
     python -m benchmarks.train_step --configs=croco_v2_vitl_base --dtypes=bfloat16 --attention=xla,cudnn
 
 Prints for each config and dtype, and each combination of the options given: milliseconds a step, examples and model
-FLOPs a second, the share of the matrix product's FLOPs a second that this is, and peak memory. A step is that of
-launch.pretrain, augmentation and optimizer included, on random pixels that lie on the accelerator already. Model FLOPs
-are the closed form's: what is computed twice, or beside matrix products, does not count.
+FLOPs a second, the share of the matrix product's FLOPs a second that this is, and the step's peak memory. A step is
+that of launch.pretrain, augmentation and optimizer included, on random pixels that lie on the accelerator already.
+Model FLOPs are the closed form's: what is computed twice, or beside matrix products, does not count.
 
 By default a CPU has the tiny and the B models at few examples, and an accelerator all presets, each at the largest
 power of two that fits. Every row has a process of its own, so that none finds its memory taken.
@@ -38,7 +38,7 @@ from mimic_jax.command import InputError
 from mimic_jax.models.flops import model_flops
 from mimic_jax.nn.compute import ATTENTION, REMAT
 from mimic_jax.planning.plan import read
-from mimic_jax.training.setup import set_up
+from mimic_jax.training.setup import Setup, set_up
 
 ON_CPU = {"croco_tiny": 32, "croco_v1_vitb": 4, "croco_v2_vitb_small": 4, "mimic_mae_vitb": 8}
 MOST = 1024
@@ -68,7 +68,7 @@ class Measured:
     """batch: examples a step. seconds: of one. flops: of the model in one.
 
     peak: FLOPs a second of the matrix product on all devices. published: the same by the chip's maker, if known.
-    memory: bytes of a device at the most. told: whether the device said so; else the compiler did.
+    memory: bytes of a device at the most, until the last step. told: whether the device said so; else the compiler did.
     """
 
     batch: int
@@ -84,12 +84,10 @@ class Measured:
 def measure(row: Row) -> Measured | str:
     """One row, or why there is none."""
     try:
-        # Before the step, as what is left of memory after it may be little.
-        peak = matrix_product(jnp.dtype(row.changes["compute_dtype"])) * jax.device_count()
         batch = row.batch or largest_batch(lambda batch: needed(compiled(row, batch)[1]), room())
         while True:
             try:
-                return step_time(row, batch, peak)
+                return measure_at(row, batch)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
@@ -100,12 +98,26 @@ def measure(row: Row) -> Measured | str:
         return str(error)
 
 
-def step_time(row: Row, batch: int, peak: float) -> Measured:
-    """Measures the step at so many examples."""
-    config = row.read(batch)
+def measure_at(row: Row, batch: int) -> Measured:
+    """The row at so many examples."""
     started = time.perf_counter()
     setup, step = compiled(row, batch)
     compiling = time.perf_counter() - started
+    seconds = step_time(setup, step, row.steps)
+    # Before the matrix product, which may need more memory than the step; the step's is free again by then.
+    device = jax.devices()[0]
+    told = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    memory = needed(step) if told is None else told
+    config, experiment = read(row.read(batch))
+    peak = matrix_product(jnp.dtype(config.compute_dtype)) * jax.device_count()
+    chip = chip_of(device.device_kind)
+    published = chip and chip.flops["bf16" if config.compute_dtype == "bfloat16" else "f32"] * jax.device_count()
+    flops = sum(model_flops(config.objective, experiment.sizes, experiment.crop, batch).values())
+    return Measured(batch, seconds, flops, peak, published, memory, told is not None, compiling)
+
+
+def step_time(setup: Setup, step: Any, steps: int) -> float:
+    """Seconds of a compiled step: the best of several rounds of so many. State and pixels are gone afterwards."""
     rng, key = np.random.default_rng(0), jax.random.key(0)
     pixels = {
         name: jax.device_put(rng.integers(0, 256, view.shape, np.uint8), view.sharding)
@@ -116,20 +128,14 @@ def step_time(row: Row, batch: int, peak: float) -> Measured:
     for _ in range(ROUNDS):
         jax.block_until_ready(metrics)
         started = time.perf_counter()
-        for _ in range(row.steps):
+        for _ in range(steps):
             state, metrics = step(state, pixels, key)
         jax.block_until_ready(metrics)
-        rounds.append((time.perf_counter() - started) / row.steps)
-    device = jax.devices()[0]
-    told, chip = (device.memory_stats() or {}).get("peak_bytes_in_use"), chip_of(device.device_kind)
-    published = chip and chip.flops["bf16" if config.compute_dtype == "bfloat16" else "f32"] * jax.device_count()
-    experiment = read(config)[1]
-    flops = sum(model_flops(config.objective, experiment.sizes, experiment.crop, batch).values())
-    memory = needed(step) if told is None else told
-    return Measured(batch, min(rounds), flops, peak, published, memory, told is not None, compiling)
+        rounds.append((time.perf_counter() - started) / steps)
+    return min(rounds)
 
 
-def compiled(row: Row, batch: int) -> tuple[Any, Any]:
+def compiled(row: Row, batch: int) -> tuple[Setup, Any]:
     """The parts of a run, and its compiled step."""
     config, experiment = read(row.read(batch))
     setup = set_up(config, experiment, (10, 1000))

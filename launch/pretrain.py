@@ -28,10 +28,15 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     # Imported here, so that --help and a misspelt flag answer at once.
-    from mimic_jax import hosts
+    from mimic_jax import files, hosts
     from mimic_jax.training.loop import train
 
     profile = _steps(PROFILE.value) if PROFILE.value else None
+    if files.is_remote(WORKDIR.value):
+        raise command.InputError(
+            f"--workdir={WORKDIR.value} must be a folder, as metrics are appended to files there; mount the bucket "
+            "(docs/pods.md)"
+        )
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value, cluster=CLUSTER.value)
     # What fails in Orbax' threads it logs, and raises again where it is waited for.
     logging.set_verbosity(logging.FATAL)

@@ -44,7 +44,7 @@ ABSENT = "–"
 class Run:
     """What a workdir tells.
 
-    config: resolved, as nested dicts.
+    config: resolved, by fields' names with dots, as the newest start has it.
     lines, evaluations: of the metrics, those about training and those about evaluations.
     starts: an entry for each time that the run was started; empty for runs of before these were written.
     saved: the step of the newest checkpoint, 0 where there is none.
@@ -101,12 +101,13 @@ def read_run(workdir: Path, name: str) -> Run:
     metrics = workdir / METRICS
     lines = read_metrics(metrics) if metrics.is_file() else []
     started = workdir / ENVIRONMENT
+    starts = _read(started, list) if started.is_file() else []
     return Run(
         name=name,
-        config=_read(workdir / CONFIG, dict),
+        config=flatten(_read(workdir / CONFIG, dict)) | (starts[-1].get("config", {}) if starts else {}),
         lines=training_lines(lines),
         evaluations=[line for line in lines if "evaluation" in line],
-        starts=_read(started, list) if started.is_file() else [],
+        starts=starts,
         saved=max(saved_steps(workdir), default=0),
     )
 
@@ -127,10 +128,9 @@ def finished(workdir: Path) -> bool:
 
 
 def differences(configs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """The fields, by their names with dots, in which configs differ, and the value in each of them."""
-    flat = [flatten(config) for config in configs]
-    names = dict.fromkeys(name for fields in flat for name in fields)
-    rows = [(name, [json.dumps(fields[name]) if name in fields else ABSENT for fields in flat]) for name in names]
+    """The fields in which configs differ, each given by fields' names with dots, and the value in each of them."""
+    names = dict.fromkeys(name for fields in configs for name in fields)
+    rows = [(name, [json.dumps(fields[name]) if name in fields else ABSENT for fields in configs]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 
@@ -191,8 +191,7 @@ def _objective(run: Run) -> str:
 
 
 def _stack(run: Run, name: str) -> str:
-    model = run.config.get("model", {})
-    depth, width = model.get(f"{name}_depth"), model.get(f"{name}_width")
+    depth, width = (run.config.get(f"model.{name}_{size}") for size in ("depth", "width"))
     return f"{depth} layers of {width}" if depth and width else ABSENT
 
 

@@ -8,8 +8,8 @@ A command module defines its absl flags and a `main() -> None`, and ends with
 or, where it takes arguments without a flag, with `command.run(main, positional=("VIEW1", "VIEW2"))` and
 `main(view1, view2)`; a last name that ends in … stands for one or more, and names that end in ? may be left out.
 
-Exit code 0 is done, 2 is bad usage or input (one line on standard error, no traceback),
-130 is an interrupt from the keyboard, anything else is a fault of the program.
+Exit code 0 is done, 2 is bad usage or input (one line on standard error, no traceback), 75 is what may work later (one
+line too), 130 is an interrupt from the keyboard, anything else is a fault of the program.
 """
 
 import os
@@ -23,6 +23,14 @@ from absl import app, flags, logging
 
 class InputError(Exception):
     """A mistake in what the user gave. The message names the file, field or flag, and what to do about it."""
+
+    exit_code = 2
+
+
+class TryAgain(InputError):
+    """No mistake: the same command may work later, as where a disk is away, or memory was short."""
+
+    exit_code = 75  # "temporary failure" in sysexits.h
 
 
 def run(main: Callable[..., None], positional: Sequence[str] = ()) -> None:
@@ -67,7 +75,7 @@ def _guarded(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        _fail(one_line(error))
+        _fail(one_line(error), error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command carries on from here", file=sys.stderr, flush=True)
         # At once: threads of pools that are being taken down would each print a traceback of their own.
@@ -102,6 +110,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = InputError.exit_code) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

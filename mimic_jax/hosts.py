@@ -1,6 +1,7 @@
 """The processes of one run, each with its share of the devices: how they meet, agree, and end together."""
 
 import contextlib
+import hashlib
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
@@ -74,6 +76,20 @@ def all_of(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(value).all()) if jax.process_count() > 1 else value
 
 
+def as_first(value: int) -> int:
+    """What it is in the first process: where each looks for itself, a shared disk may show them different things."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
+
+
+def unlike_first(text: str) -> list[int]:
+    """The processes in which a text is another one than in the first."""
+    if jax.process_count() == 1:
+        return []
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest)
+    return np.flatnonzero((digests != digests[0]).any(1)).tolist()
+
+
 def fetch(tree: PyTree) -> PyTree:
     """Arrays as NumPy has them, whole, in every process."""
     return jax.device_get(tree) if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
@@ -121,7 +137,7 @@ def ending_together() -> Iterator[None]:
         me = f"process {jax.process_index()} of {jax.process_count()}"
         code = 1
         if isinstance(error, InputError):
-            code = 2
+            code = error.exit_code
             print(f"error: {me}: {one_line(error)}", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt):
             code = 130

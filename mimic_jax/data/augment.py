@@ -59,6 +59,11 @@ class Augmentation:
         if self.views != "pair" and self.swap:
             raise ValueError(f"swap={self.swap} is for views='pair', not for single views")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the views of a pair that are looked at; the others need not be read."""
+        return ("view1",) if self.views == "first" else ("view1", "view2")
+
 
 def augment(
     key: PRNGKeyArray, batch: dict[str, Bytes], augmentation: Augmentation
@@ -66,14 +71,15 @@ def augment(
     """Normalised images, each cropped and jittered on its own.
 
     Args:
-      batch: `view1` and `view2`, uint8 [batch, height, width, 3].
+      batch: the views that `augmentation.names` has, uint8 [batch, height, width, 3].
 
     Returns:
       For "pair" two views [batch, …]; for "first" one [batch, …]; for "both" one [2 batch, …], of which row 2i is
       view 1 of pair i and row 2i + 1 its view 2: on a batch sharded over devices nothing has to move.
     """
-    view1, view2 = batch["view1"], batch["view2"]
+    views = [batch[name] for name in augmentation.names]
     if augmentation.views == "pair":
+        view1, view2 = views
         key_swap, *keys = jax.random.split(key, 5)
         swapped = jax.random.bernoulli(key_swap, augmentation.swap, (len(view1), 1, 1, 1))
         views = jnp.where(swapped, view2, view1), jnp.where(swapped, view1, view2)
@@ -82,8 +88,8 @@ def augment(
             images = random_crop(key_crop, view, augmentation.crop).astype(jnp.float32) / 255
             result.append(_finish(key_jitter, images, augmentation))
         return tuple(result)
-    images = jnp.stack([view1, view2] if augmentation.views == "both" else [view1], axis=1)
-    images = images.reshape(-1, *view1.shape[1:])
+    images = jnp.stack(views, axis=1)
+    images = images.reshape(-1, *images.shape[2:])
     key_crop, key_flip, key_jitter = jax.random.split(key, 3)
     if augmentation.area is None:
         images = random_crop(key_crop, images, augmentation.crop).astype(jnp.float32) / 255

@@ -21,13 +21,15 @@ from mimic_jax.data.workers import Places, Views, read_in_workers
 
 Batch = dict[str, UInt8[np.ndarray, "batch height width 3"]]
 
+VIEWS = ("view1", "view2")
+
 # Records read at the same time by read_pairs: a bucket takes its time for each.
 READERS = 16
 
 
 def read_views(pair: records.Pair, size: tuple[int, int]) -> dict[str, UInt8[np.ndarray, "{size[0]} {size[1]} 3"]]:
     """Both views of a pair, by name, as `read_view` gives them."""
-    return {name: read_view(pair, name, size) for name in ("view1", "view2")}
+    return {name: read_view(pair, name, size) for name in VIEWS}
 
 
 def read_view(pair: records.Pair, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
@@ -50,6 +52,7 @@ def batches(
     examples: Examples,
     *,
     size: tuple[int, int],
+    views: Sequence[str] = VIEWS,
     batch_size: int,
     seed: int,
     first_step: int = 0,
@@ -65,6 +68,7 @@ def batches(
     Args:
       examples: which pairs; at least one.
       size: views are resized to this height and width, in pixels.
+      views: names of those that are decoded; batches have no others.
       batch_size: pairs of the global batch.
       seed: decides the order of examples, with `batch_size` and the examples.
       first_step: the global step that the first batch belongs to.
@@ -83,9 +87,10 @@ def batches(
         first_step=first_step,
         rows=rows,
     )
-    read = _Read(_Records.of(examples), size, threads)
-    shape = (2, len(rows), *size, 3)
-    return _batches(read_in_workers(places, read, shape, workers) if workers else _read_here(places, read, shape))
+    read = _Read(_Records.of(examples), views, size, threads)
+    shape = (len(views), len(rows), *size, 3)
+    data = read_in_workers(places, read, shape, workers) if workers else _read_here(places, read, shape)
+    return _batches(data, views)
 
 
 def read_pairs(examples: Examples | records.Dataset, indices: Sequence[int]) -> list[records.Pair]:
@@ -165,9 +170,10 @@ class _Records:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Read:
-    """Fills views [2, batch, height, width, 3] with the examples at places."""
+    """Fills views [views, batch, height, width, 3] with those of the given names of the examples at places."""
 
     stored: _Records
+    names: Sequence[str]
     size: tuple[int, int]
     threads: int
 
@@ -179,8 +185,8 @@ class _Read:
                 if stop():
                     return
                 pair = self.stored.read(numbers[row])
-                views[0, row] = read_view(pair, "view1", self.size)
-                views[1, row] = read_view(pair, "view2", self.size)
+                for view, name in zip(views, self.names, strict=True):
+                    view[row] = read_view(pair, name, self.size)
 
         parts = min(self.threads, len(numbers))
         if parts == 1:
@@ -213,9 +219,9 @@ def _read_here(places: grain.MapDataset[Places], read: _Read, shape: tuple[int, 
         data.close()
 
 
-def _batches(data: Generator[Views, None, None]) -> Generator[Batch, None, None]:
+def _batches(data: Generator[Views, None, None], names: Sequence[str]) -> Generator[Batch, None, None]:
     try:
         for views in data:
-            yield {"view1": views[0], "view2": views[1]}
+            yield dict(zip(names, views, strict=True))
     finally:
         data.close()

@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int, UInt8
 
-from mimic_jax.command import InputError
+from mimic_jax.command import InputError, TryAgain
 
 # Batches of each worker that may exist at a time: one being read while others wait. Batches are taken in turn, but on a
 # shared machine workers do not keep step.
@@ -35,7 +35,7 @@ POLL = 1e-3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Places = Int[np.ndarray, " batch"]
-Views = UInt8[np.ndarray, "2 batch height width 3"]
+Views = UInt8[np.ndarray, "views batch height width 3"]
 
 
 def read_in_workers(
@@ -57,7 +57,8 @@ def read_in_workers(
       workers: at least one.
 
     Raises:
-      InputError: what a worker raises, or that it was killed, or that this system has no such memory.
+      InputError: what a worker raises, or that this system has no such memory.
+      TryAgain: a worker was killed.
     """
     if not hasattr(os, "memfd_create"):
         raise InputError(f"config.data.workers={workers} needs Linux; here set config.data.workers=0")
@@ -79,7 +80,7 @@ def read_in_workers(
     except RuntimeError as error:
         if not (code := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))):
             raise
-        raise InputError(
+        raise TryAgain(
             f"a process that reads data was killed (exit code {code[1]}), mostly for want of memory; "
             "lower config.data.workers, or give the job more memory"
         ) from error
@@ -89,7 +90,7 @@ def read_in_workers(
 
 
 class Slots:
-    """Memory that processes share, with room for `count` batches of uint8 views [2, batch, height, width, 3].
+    """Memory that processes share, with room for `count` batches of uint8 views [views, batch, height, width, 3].
 
     Batch number n lies in slot n mod count, from `begin(n)` on until `take(n)`. A copy that is pickled is the same
     memory. The memory has no name and no limit of its own (that of /dev/shm is low in containers), and is gone with the

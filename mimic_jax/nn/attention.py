@@ -84,4 +84,5 @@ class CrossAttention(nnx.Module):
 
 def _attend(queries, keys, values, compute: Compute):
     attended = jax.nn.dot_product_attention(queries, keys, values, implementation=compute.attention)
-    return checkpoint_name(attended, ATTENDED)
+    # The fused kernel keeps its result itself.
+    return checkpoint_name(attended, ATTENDED) if compute.attention == "xla" else attended

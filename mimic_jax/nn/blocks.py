@@ -112,7 +112,7 @@ def run(
         result = compute.place(block(tokens, *others))
         return result, result if read is None else read(block, tokens)
 
-    if compute.remat != "none":
+    if policy := REMAT[compute.remat]:
         # In a loop nothing outside can be taken for what is computed again.
-        apply = jax.checkpoint(apply, policy=REMAT[compute.remat], prevent_cse=not compute.scan)
+        apply = jax.checkpoint(apply, policy=policy, prevent_cse=not compute.scan)
     return jax.lax.scan(apply, compute.place(tokens), parameters, unroll=1 if compute.scan else True)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
@@ -10,12 +11,21 @@ from mimic_jax.nn.layout import Axes, Layout
 
 # What linear layers and attention call their results, for policies to know them by.
 PROJECTION, ATTENDED = "projection", "attended"
+# The primitive of NVIDIA's fused attention, which keeps its result and the sums that its backward pass needs.
+_FUSED = "dot_product_attention_fwd_wrapper"
+
+
+def _keep_products(primitive: jax.extend.core.Primitive, *operands, **options) -> bool:
+    named = jax.checkpoint_policies.save_only_these_names(PROJECTION, ATTENDED)
+    return primitive.name == _FUSED or named(primitive, *operands, **options)
+
+
 # What the backward pass finds kept of each block, by the name that configs have for it; the rest is computed again.
 # From what keeps most to what keeps least. "none" is seldom the fastest: it writes and reads what takes less time to
 # compute, such as attention's float32 scores.
 REMAT = {
-    "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION, ATTENDED),  # products, but attention's scores
+    "none": None,  # nothing is computed again
+    "dots": _keep_products,  # of matrix products, but attention's scores
     "blocks": jax.checkpoint_policies.nothing_saveable,  # what the block was given, alone
 }
 ATTENTION = ("xla", "cudnn")

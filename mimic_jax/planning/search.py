@@ -238,7 +238,7 @@ def _saves(one: Candidate, other: Candidate) -> bool:
 
 def _refusal(error: InputError) -> str | None:
     """What a mesh does not go with; None for a mistake that has nothing to do with it."""
-    field = str(error).partition("=")[0]
+    field = re.split("[=:]", str(error))[0]
     of_mesh = field.startswith(("config.mesh", "config.axis_rules.", "config.batch_size", "config.accumulate"))
     return f"refused: {field} does not go with the mesh" if of_mesh else None
 

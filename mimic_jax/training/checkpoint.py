@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree, UInt32
 
 from mimic_jax import hosts
-from mimic_jax.command import InputError
+from mimic_jax.command import InputError, TryAgain
 from mimic_jax.interop.weights import Weights
 from mimic_jax.models.kinds import abstract
 from mimic_jax.training.experiment import sizes_of
@@ -29,7 +29,8 @@ from mimic_jax.training.workdir import CHECKPOINTS, DAMAGED, DATA, read_config, 
 
 # In messages of what fails to read, and may be whole: no memory, a disk or a host that is away, other parameters.
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Permission denied", "Too many open files")
-_NOT_DAMAGE += ("Input/output error", "Stale file handle", "structures do not match")
+_NOT_DAMAGE += ("Input/output error", "Stale file handle", "timed out", "not connected", "Connection re")
+_NOT_DAMAGE += ("structures do not match",)
 # In messages of what fails to write: the disk is full, a quota or a limit is met, or the folder is read-only.
 _CANNOT_WRITE = ("No space left", "Disk quota", "File too large", "Read-only file system", "Permission denied")
 
@@ -50,9 +51,9 @@ def writing(workdir: Path) -> Iterator[None]:
         raise
     except Exception as error:  # the operating system's, or TensorStore's with its words in it
         reason = next((word for word in _CANNOT_WRITE if word in str(error)), None)
-        if reason is None:
+        elsewhere = isinstance(error, OSError) and not str(error.filename or workdir).startswith(str(workdir))
+        if reason is None or elsewhere:
             raise
-        # A folder that is half written does not count.
         whole = max(saved_steps(workdir), default=None)
         raise InputError(
             f"{workdir}: cannot be written ({reason}); mend that, and the same command carries on from "
@@ -103,22 +104,20 @@ def restore(checkpoints: ocp.CheckpointManager, shapes: TrainState, dataset: str
     Raises:
       InputError: all checkpoints are damaged, or it was made on other data than `dataset` is the fingerprint of.
     """
-    steps = sorted(checkpoints.all_steps())
-    for step in reversed(steps):
+    while step := hosts.as_first(max(checkpoints.all_steps(), default=0)):
+        folder = Path(checkpoints.directory) / str(step)
         found = damage = None
         try:
-            found = _read(checkpoints, step, shapes)
+            found = _read(folder, shapes)
         except _Damaged as error:
             damage = str(error)
-        # Before anything else that all take part in.
-        if not hosts.all_of(damage is None):
+        if not hosts.all_of(damage is None):  # no process takes part in more before all know
             damage = damage or "as another process finds"
-        elif found[1].get("checksums") != _checksums(found[0]):
+        elif found[1]["checksums"] != _checksums(found[0]):
             damage = "its arrays are not those that were saved"
         if damage is None:
             break
-        folder = checkpoints.directory / str(step)
-        if step == steps[0]:
+        if hosts.as_first(len(checkpoints.all_steps())) == 1:
             raise InputError(
                 f"{folder}: this checkpoint is damaged ({damage}), and there is none before it; restore it from "
                 "elsewhere, or give another --workdir"
@@ -129,7 +128,7 @@ def restore(checkpoints: ocp.CheckpointManager, shapes: TrainState, dataset: str
     state, position = found
     if position["dataset"] != dataset:
         raise InputError(
-            f"{checkpoints.directory / str(step)}: config.data.train has changed since this checkpoint was made; "
+            f"{folder}: config.data.train has changed since this checkpoint was made; "
             "bring the dataset back as it was, or give another --workdir"
         )
     return state, position["step"]
@@ -145,32 +144,25 @@ def load_weights(workdir: Path, step: int | None = None) -> Weights:
       InputError: the workdir has no config or no such checkpoint.
     """
     config = read_config(workdir)
-    folder = (workdir / CHECKPOINTS).absolute()
-    nothing = InputError(f"{folder}: no checkpoint yet; run `python -m launch.pretrain` on it first")
-    if not folder.is_dir():
-        raise nothing
     kind, sizes = config["objective"], sizes_of(config)
-    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False)) as checkpoints:
-        steps = sorted(checkpoints.all_steps())
-        if not steps:
-            raise nothing
-        step = steps[-1] if step is None else step
-        if step not in steps:
-            raise InputError(f"{workdir / CHECKPOINTS}: no checkpoint of step {step}, only {steps}")
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            nnx.to_pure_dict(nnx.state(abstract(kind, sizes))),
-        )
-        item = "average" if config.get("ema") else "params"
-        try:
-            found = _restore(checkpoints, step, data=ocp.args.JsonRestore(), **{item: ocp.args.StandardRestore(like)})
-            if found.data["checksums"][item] != int(checksum(found[item])):
-                raise _Damaged("its arrays are not those that were saved")
-        except _Damaged as error:
-            raise InputError(
-                f"{folder / str(step)}: this checkpoint cannot be read ({error}); give another step"
-            ) from error
+    steps = saved_steps(workdir)
+    if not steps:
+        raise InputError(f"{workdir / CHECKPOINTS}: no checkpoint yet; run `python -m launch.pretrain` on it first")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise InputError(f"{workdir / CHECKPOINTS}: no checkpoint of step {step}, only {steps}")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        nnx.to_pure_dict(nnx.state(abstract(kind, sizes))),
+    )
+    folder, item = workdir / CHECKPOINTS / str(step), "average" if config.get("ema") else "params"
+    try:
+        found, position = _restore(folder, {item: like})
+        if position["checksums"][item] != int(checksum(found[item])):
+            raise _Damaged("its arrays are not those that were saved")
+    except _Damaged as error:
+        raise InputError(f"{folder}: this checkpoint cannot be read ({error}); give another step") from error
     about = {"origin": str(workdir), "step": step, "config": config} | _told(workdir, step)
     return Weights(kind, sizes, found[item], about)
 
@@ -191,18 +183,12 @@ class _Damaged(Exception):
     """Says what is wrong with a checkpoint."""
 
 
-def _read(checkpoints: ocp.CheckpointManager, step: int, shapes: TrainState) -> tuple[TrainState, dict]:
-    items = {
-        "params": ocp.args.StandardRestore(shapes.params),
-        "optimizer": ocp.args.StandardRestore(_besides(shapes)),
-        "data": ocp.args.JsonRestore(),
-    }
+def _read(folder: Path, shapes: TrainState) -> tuple[TrainState, dict]:
+    like = {"params": shapes.params, "optimizer": _besides(shapes)}
     if shapes.average is not None:
-        items["average"] = ocp.args.StandardRestore(shapes.average)
-    found = _restore(checkpoints, step, **items)
-    average = found.average if shapes.average is not None else None
-    state = TrainState(params=found.params, average=average, **found.optimizer)
-    return state, found.data
+        like["average"] = shapes.average
+    found, position = _restore(folder, like)
+    return TrainState(params=found["params"], average=found.get("average"), **found["optimizer"]), position
 
 
 def _besides(state: TrainState) -> dict[str, Any]:
@@ -235,18 +221,26 @@ def checksum(tree: PyTree) -> UInt32[Array, ""]:
     return total
 
 
-def _restore(checkpoints: ocp.CheckpointManager, step: int, **items: ocp.args.CheckpointArgs):
+def _restore(folder: Path, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    """Items of a checkpoint by name, as `like` says of their arrays, and its position in the data.
+
+    By Orbax' handlers, one process by itself: its manager would have all wait for one that fails here.
+    """
+    arrays, folder = ocp.StandardCheckpointHandler(), folder.absolute()
     try:
-        return checkpoints.restore(step, args=ocp.args.Composite(**items))
+        position = ocp.JsonCheckpointHandler().restore(folder / "data")
+        position["step"], position["dataset"], position["checksums"]
+        return {
+            name: arrays.restore(folder / name, args=ocp.args.StandardRestore(tree)) for name, tree in like.items()
+        }, position
     except MemoryError:
         raise
     except Exception as error:  # Orbax and TensorStore report damage by many exception types
-        folder = checkpoints.directory / str(step)
         if not folder.exists():
-            raise InputError(f"{folder}: this checkpoint has gone meanwhile; run again") from error
+            raise TryAgain(f"{folder}: this checkpoint has gone meanwhile; run again") from error
         said = next(iter(str(error).splitlines()), "")[:200]
         if any(word in str(error) for word in _NOT_DAMAGE):
-            raise InputError(
+            raise TryAgain(
                 f"{folder}: this checkpoint cannot be read now ({said}); nothing of it was changed"
             ) from error
         raise _Damaged(f"{type(error).__name__}: {said}") from error

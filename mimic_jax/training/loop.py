@@ -17,7 +17,7 @@ from mimic_jax.training import checkpoint
 from mimic_jax.training.evaluation import make_evaluation
 from mimic_jax.training.metrics import METRICS, Metrics, read_metrics
 from mimic_jax.training.run import Run, open_run
-from mimic_jax.training.start import add_start, claim, describe_data
+from mimic_jax.training.start import add_start, alone, claim, describe_data
 from mimic_jax.training.state import TrainState, start_from
 from mimic_jax.training.watch import Display, Speed, summary
 
@@ -37,8 +37,8 @@ def train(
 
     Args:
       config: as in configs/; every field is used.
-      workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json`, `data.json`, `environment.json`. All
-        hosts must see it.
+      workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json`, `data.json`, `environment.json`;
+        where there is cause, `damaged/`, `nonfinite.json` and `profile/`. All hosts must see it.
       profile: the first and the last step of a trace of the devices, which goes to `profile/` in the workdir.
       wandb_project: of Weights & Biases; empty for none.
 
@@ -53,10 +53,13 @@ def train(
         claim(workdir, run.config.to_dict(), describe_data(run.mixture))
         with (
             checkpoint.writing(workdir),
+            alone(workdir),
             checkpoint.open_checkpoints(workdir, config.keep_checkpoints, config.keep_every) as checkpoints,
         ):
             state, first_step = checkpoint.restore(checkpoints, run.setup.shapes, fingerprint) or (None, 0)
-            if first_step >= run.steps:
+            # A stop, or a kill, may have come between a checkpoint and the evaluation that was due then.
+            unevaluated = hosts.as_first(_is_due(run, first_step) and not _is_evaluated(workdir, first_step))
+            if first_step >= run.steps and not unevaluated:
                 hosts.first_says(f"{workdir}: already trained for {first_step} steps")
                 return
             if state is None:
@@ -71,19 +74,25 @@ def train(
                 )
             else:
                 hosts.first_says(f"{workdir}: carrying on from step {first_step}")
+            if profile and not first_step < profile[0] <= run.steps:
+                hosts.first_says(
+                    f"warning: --profile: no trace is made, as step {profile[0]} is none of those that are made now, "
+                    f"{first_step + 1} to {run.steps}"
+                )
             hosts.first_says(run.about())
-            add_start(workdir, first_step, run.steps, run.setup.layout)
+            add_start(workdir, run.config.to_dict(), first_step, run.steps, run.setup.layout)
             with ExitStack() as stack:
                 metrics = None
                 if hosts.is_first():
                     metrics = Metrics(workdir, first_step, project=wandb_project, config=run.config.to_dict())
                     stack.callback(metrics.close)
                 step, stopped_by = _loop(
-                    run, workdir, checkpoints, fingerprint, state, first_step, key_run, metrics, profile
+                    run, workdir, checkpoints, fingerprint, state, first_step, key_run, metrics, profile, unevaluated
                 )
         if hosts.is_first():
             rich_print(summary(read_metrics(workdir / METRICS), first_step))
         if stopped_by == signal.SIGINT:
+            hosts.first_says(f"{workdir}: step {step} is saved")
             raise KeyboardInterrupt
         if stopped_by:
             hosts.first_says(f"{workdir}: SIGTERM: step {step} is saved; the same command carries on from there")
@@ -101,8 +110,12 @@ def _loop(
     key: jax.Array,
     metrics: Metrics | None,
     profile: tuple[int, int] | None,
+    unevaluated: bool,
 ) -> tuple[int, int | None]:
-    """Steps from `first_step` on, to the end or until asked to stop; returns the last one, and the signal if any."""
+    """Steps from `first_step` on, to the end or until asked to stop; returns the last one, and the signal if any.
+
+    unevaluated: whether the state is to be evaluated before.
+    """
     config = run.config
     evaluate = make_evaluation(config, run.experiment, run.setup.model, run.examples, run.held_out)
     dtype = "bf16" if config.compute_dtype == "bfloat16" else "f32"
@@ -129,13 +142,33 @@ def _loop(
             if skipped > before:
                 _tell_nonfinite(run, workdir, nonfinite_step, numbers, checkpoints, display)
 
+        def save(step: int) -> None:
+            checkpoint.save(checkpoints, step, state, fingerprint, config.to_dict())
+
+        def evaluate_at(step: int) -> None:
+            with speed.paused():
+                display.advance(step, "evaluating")
+                evaluate(step, state.params if state.average is None else state.average, metrics)
+
+        step = first_step
+        if unevaluated:
+            evaluate_at(step)
         # Metrics are fetched a step late: while the host waits for them, the next step is already under way.
         late, tracing = None, False
         for step in range(first_step + 1, run.steps + 1):
             if profile and step == profile[0] and hosts.is_first():
                 jax.profiler.start_trace(str(workdir / PROFILE))
                 tracing = True
-            batch, stalled = data.take(lambda: bool(in_flight) and not in_flight[-1].is_ready())
+            try:
+                batch, stalled = data.take(lambda: bool(in_flight) and not in_flight[-1].is_ready())
+            except InputError as error:
+                # Of several processes the others may have gone on to the next step.
+                if jax.process_count() > 1 or step - 1 in (0, checkpoints.latest_step()):
+                    raise
+                if late:
+                    report(*late)
+                save(step - 1)
+                raise type(error)(f"{error}; step {step - 1} is saved, the same command carries on from it") from error
             speed.stalled(stalled)
             if len(in_flight) == AHEAD:
                 in_flight[0].block_until_ready()
@@ -148,7 +181,7 @@ def _loop(
             stops = preemption.reached(step)
             ends = step == run.steps or stops
             saves = ends or step % config.checkpoint_every == 0
-            evaluates = bool(evaluate) and (step == run.steps or (step % config.eval.every == 0 and not stops))
+            evaluates = _is_due(run, step) and (step == run.steps or not stops)
             if saves or evaluates:
                 report(step, found)  # both wait for the step anyway
             elif step % config.log_every == 0 or step == 1:
@@ -158,16 +191,26 @@ def _loop(
                 jax.profiler.stop_trace()
                 tracing = False
             if saves:  # first: there may be little time
-                checkpoint.save(checkpoints, step, state, fingerprint, config.to_dict())
+                save(step)
             if evaluates:
-                with speed.paused():
-                    display.advance(step, "evaluating")
-                    evaluate(step, state.params if state.average is None else state.average, metrics)
+                evaluate_at(step)
             if stops:
                 display.advance(step, "saving")
                 break
         checkpoints.wait_until_finished()
         return step, preemption.signal if step < run.steps else None
+
+
+def _is_due(run: Run, step: int) -> bool:
+    """Whether there is an evaluation after a step."""
+    every = run.config.eval.every
+    return bool(run.held_out and every and step) and (step == run.steps or step % every == 0)
+
+
+def _is_evaluated(workdir: Path, step: int) -> bool:
+    path = workdir / METRICS
+    lines = read_metrics(path) if path.exists() else []
+    return any(line["step"] == step and "evaluation" in line for line in lines)
 
 
 def _tell_nonfinite(
@@ -184,6 +227,7 @@ def _tell_nonfinite(
     if numbers["skipped"] <= limit:
         display.say(f"warning: {said} (left out, as {numbers['skipped']:.0f} of at most {limit})")
         return
+    checkpoints.wait_until_finished()
     newest = checkpoints.latest_step()
     kept = f"The newest checkpoint is of step {newest}" if newest else "There is no checkpoint yet"
     raise InputError(

@@ -34,7 +34,9 @@ def make_layout(
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) == 1:
         sizes[free[0]] = count // -math.prod(sizes.values())
-    if len(free) > 1 or math.prod(sizes.values()) != count:
+    if len(free) > 1:
+        raise InputError(f"config.mesh={sizes}: one size alone may be −1")
+    if math.prod(sizes.values()) != count:
         raise InputError(f"config.mesh={dict(axes)} does not fit {count} devices: sizes must multiply to that")
     # Auto: the compiler places what the shardings of inputs and outputs leave open.
     auto = (jax.sharding.AxisType.Auto,) * len(sizes)

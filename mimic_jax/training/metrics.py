@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mimic_jax import files
-from mimic_jax.command import InputError
+from mimic_jax.command import InputError, one_line
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -23,7 +23,7 @@ class Metrics:
     project: of Weights & Biases, which gets the numbers too; empty for none.
 
     Raises:
-      InputError: the package for `project` is not installed.
+      InputError: the package for `project` is not installed, or Weights & Biases refuses.
     """
 
     def __init__(self, workdir: Path, resumed_step: int, *, project: str = "", config: dict | None = None):
@@ -111,4 +111,9 @@ def _start_wandb(project: str, workdir: Path, config: dict):
         raise InputError(f"--wandb={project} needs a package: pip install 'mimic_jax[wandb]'") from error
     # The same workdir is the same run there, however often it is started.
     name = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]
-    return wandb.init(project=project, name=workdir.name, id=name, resume="allow", dir=str(workdir), config=config)
+    try:
+        return wandb.init(project=project, name=workdir.name, id=name, resume="allow", dir=str(workdir), config=config)
+    except wandb.errors.Error as error:
+        raise InputError(
+            f"--wandb={project}: {one_line(error)}; mend that, or leave the flag out, and the same command carries on"
+        ) from error

@@ -66,6 +66,7 @@ class Run:
         read = batches(
             self.examples,
             size=experiment.size,
+            views=tuple(places),
             batch_size=experiment.records,
             seed=self.config.seed,
             first_step=first_step,
@@ -97,6 +98,12 @@ class Run:
                 f"warning: the run ends within the warm-up of {self.warmup_steps} steps: the learning rate stays below "
                 "its peak; set config.optimizer.warmup_steps and schedule_steps for a short run"
             )
+        if self.held_out is not None and not self.config.eval.data and len(self.held_out) > len(self.examples):
+            lines.append(
+                f"warning: config.eval.held_out={self.config.eval.held_out} holds out whole scenes, and of these few "
+                f"{len(self.held_out)} of {len(self.held_out) + len(self.examples)} pairs; to train on all give "
+                "--config.eval.data=DATASET of other scenes, or --config.eval.held_out=0"
+            )
         if len(self.examples) < self.experiment.records:
             lines.append(
                 f"warning: config.data.train has {len(self.examples)} pairs, fewer than the "
@@ -115,7 +122,8 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
       InputError: a field of the config, the weights or the data cannot be used.
     """
     check(config)  # before weights are read, which takes a while
-    initial = load(config.init) if config.init and not saved_steps(workdir) else None
+    begins = hosts.as_first(not saved_steps(workdir))
+    initial = load(config.init) if config.init and begins else None
     config = _with_known_grid(config, workdir, initial)
     experiment = check(config)
     if initial:

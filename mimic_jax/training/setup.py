@@ -25,7 +25,7 @@ from mimic_jax.training.step import Step, make_train_step
 class Setup:
     """The parts of a run.
 
-    shapes, batch: of the state and of a batch, with their shardings.
+    shapes, batch: of the state and of the views of a batch that the step looks at, with their shardings.
     schedule: the learning rate of a step. init: makes the state of a key. step: see `make_train_step`.
     """
 
@@ -93,4 +93,4 @@ def set_up(
     view = jax.ShapeDtypeStruct(
         (experiment.records, *experiment.size, 3), jnp.uint8, sharding=layout.sharding(("batch",))
     )
-    return Setup(layout, graph, shapes, {"view1": view, "view2": view}, schedule, init, step)
+    return Setup(layout, graph, shapes, dict.fromkeys(experiment.augmentation.names, view), schedule, init, step)

@@ -1,10 +1,13 @@
 """What each start of a run writes into its workdir, besides checkpoints and metrics."""
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from mimic_jax import files, hosts
 from mimic_jax.command import InputError
 from mimic_jax.data.mixture import Mixture
 from mimic_jax.nn.layout import Layout
-from mimic_jax.training.workdir import CONFIG, DATA, ENVIRONMENT, flatten, read_config
+from mimic_jax.training.workdir import CONFIG, DATA, ENVIRONMENT, LOCK, flatten, read_config
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy", "mimic_jax")
 _OPTIONAL = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
@@ -43,6 +46,9 @@ _OPERATIONAL = (
     "axis_rules",
 )
 
+# Of these, what may differ between the hosts of one run.
+_OF_A_HOST = ("data.threads", "data.workers", "data.train", "eval.data")
+
 
 def claim(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
     """Writes the resolved config, and what the data are, into a new workdir, or checks that it is this config's.
@@ -50,11 +56,40 @@ def claim(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
     The first process does; the others wait for it.
 
     Raises:
-      InputError: the workdir cannot be written, or was made by another config.
+      InputError: the workdir cannot be written, or was made by another config, or another process has another config or
+        other data.
     """
+    fields = {name: value for name, value in flatten(config).items() if name not in _OF_A_HOST}
+    if others := hosts.unlike_first(json.dumps([fields, [each["fingerprint"] for each in data]], sort_keys=True)):
+        raise InputError(
+            f"{workdir}: the processes {others} have another config, or other data, than process 0: they would train "
+            "different models; start all with the same command, on the same files"
+        )
     if hosts.is_first():
         _claim(workdir, config, data)
     hosts.wait("workdir")
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Where a second run in the same workdir is refused. The lock goes with the process, however that ends.
+
+    Raises:
+      InputError: another run is at work there.
+    """
+    if not hosts.is_first():
+        yield
+        return
+    with (workdir / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{workdir}: another run is at work here; wait for it, or give another --workdir"
+            ) from error
+        except OSError:  # a disk without locks
+            pass
+        yield
 
 
 def describe_data(mixture: Mixture) -> list[dict[str, Any]]:
@@ -72,10 +107,11 @@ def describe_data(mixture: Mixture) -> list[dict[str, Any]]:
     return described
 
 
-def add_start(workdir: Path, step: int, steps: int, layout: Layout) -> None:
+def add_start(workdir: Path, config: dict, step: int, steps: int, layout: Layout) -> None:
     """Adds what this start of the run runs on to the workdir, by the first process.
 
     Args:
+      config: resolved, of which those fields are told that may be others than those in `config.json`.
       step: updates made before.
       steps: of the whole run.
     """
@@ -98,6 +134,7 @@ def add_start(workdir: Path, step: int, steps: int, layout: Layout) -> None:
             "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
             "processes": jax.process_count(),
             "mesh": dict(layout.mesh.shape),
+            "config": {name: value for name, value in flatten(config).items() if name.startswith(_OPERATIONAL)},
         }
     )
     files.write(path, (json.dumps(starts, indent=2) + "\n").encode())

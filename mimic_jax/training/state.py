@@ -102,6 +102,8 @@ def check_start(weights: Weights, kind: str, sizes: Sizes) -> None:
     if kind == weights.kind:
         shared += ["decoder_width", "decoder_depth", "decoder_heads"]
     different = [field for field in shared if getattr(weights.sizes, field) != getattr(sizes, field)]
+    if {"positions", "position_grid"} <= set(different):  # other positions have another grid, or none
+        different.remove("position_grid")
     if different:
         flags = " ".join(f"--config.model.{field}={getattr(weights.sizes, field)}" for field in different)
         raise InputError(f"config.init: these weights are of another model than config.model; give {flags}")

@@ -2,7 +2,7 @@
 
 `config.json` is the resolved config, `data.json` what the datasets are, `environment.json` a list of the starts of the
 run: when, at which step, with which code and packages, on what. `checkpoints/` has a folder a step, `damaged/` those
-that were set aside. For `metrics.jsonl` see `metrics`.
+that were set aside. `lock` is locked while a run is at work. For `metrics.jsonl` see `metrics`.
 """
 
 import json
@@ -14,6 +14,7 @@ from mimic_jax.command import InputError
 CONFIG = "config.json"
 DATA = "data.json"
 ENVIRONMENT = "environment.json"
+LOCK = "lock"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 

@@ -1,5 +1,6 @@
 """Pre-training from the command line: what a run leaves, and what it says of mistakes."""
 
+import fcntl
 import json
 import re
 import shutil
@@ -44,6 +45,10 @@ def refused(done, *words):
 def test_bad_input_gets_one_clear_line(tiny_pairs, uninterrupted, tmp_path):
     refused(pretrain(tiny_pairs, uninterrupted, seed=1), r"config\.json", r"config\.seed=0 \(now 1\)")
     refused(pretrain(tiny_pairs, tiny_pairs), "holds other things")
+    with (uninterrupted / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(pretrain(tiny_pairs, uninterrupted), "another run is at work here")
+    refused(pretrain(tiny_pairs, "gs://bucket/run"), r"--workdir=gs://bucket/run must be a folder")
     fields = r"error: --config\.stepz: the config has no such field$", r"error: --config\.optimizer\.lr: the config"
     refused(pretrain(tiny_pairs, tmp_path, stepz=1), fields[0])
     refused(pretrain(tiny_pairs, tmp_path, optimizer__lr=1), fields[1])
@@ -77,6 +82,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_for_good(tiny_pairs, tmp_path):
     found = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     assert (found["step"], len(found["pairs"])) == (3, 4)
     assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+
+
+def test_steps_that_are_not_finite_are_left_out_up_to_a_number(tiny_pairs, tmp_path):
+    """Each with a warning; a run with more of them than are allowed is not carried on in silence either."""
+    diverging = {"optimizer__base_learning_rate": 1e30, "steps": 20, "checkpoint_every": 1, "log_every": 1}
+    done = pretrain(tiny_pairs, tmp_path / "run", on_nonfinite="skip", skip_at_most=2, **diverging)
+    told = re.findall(r"at step (\d+) the loss or its gradient was not finite.*as (\d) of at most 2\)", done.stdout)
+    assert told == [("3", "1"), ("4", "2")]
+    refused(done, "at step 5 the loss", "The newest checkpoint is of step 4", "higher config.skip_at_most than 2")
+    assert json.loads((tmp_path / "run" / "nonfinite.json").read_text())["step"] == 5
+    refused(
+        pretrain(tiny_pairs, tmp_path / "run", **diverging), "2 steps that were not finite have been left out so far"
+    )
 
 
 def test_a_dataset_that_has_changed_is_refused(tiny_pairs, tmp_path):

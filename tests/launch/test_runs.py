@@ -120,8 +120,15 @@ def test_curves_are_those_of_the_metrics(folder):
     }
 
 
-def test_differences_are_of_nested_fields_by_value_and_by_presence():
-    configs = [{"a": {"b": 1, "c": [1, 2]}, "d": None}, {"a": {"b": 1.5, "c": [1, 2]}}]
+def test_the_newest_start_tells_the_mesh(tmp_path):
+    """Which config.json does not: it is of the first."""
+    mesh = {"config": {"mesh.fsdp": 8}}
+    run = read_run(write(tmp_path / "moved", CONFIG | {"mesh": {"fsdp": 4}}, starts=[STARTS[0], STARTS[1] | mesh]), "")
+    assert (run.config["mesh.fsdp"], run.config["model.encoder_depth"]) == (8, 2)
+
+
+def test_differences_are_of_fields_by_value_and_by_presence():
+    configs = [{"a.b": 1, "a.c": [1, 2], "d": None}, {"a.b": 1.5, "a.c": [1, 2]}]
     assert differences(configs) == [("a.b", ["1", "1.5"]), ("d", ["null", "–"])]
     assert differences(configs[:1]) == []
 

@@ -1,5 +1,6 @@
 """Runs that are stopped, killed, damaged or out of room lose nothing, and end the same, bit for bit."""
 
+import dataclasses
 import json
 import os
 import random
@@ -11,6 +12,11 @@ import subprocess
 import numpy as np
 import pytest
 
+from configs.croco_tiny import get_config
+from mimic_jax.data.mixture import hold_out, open_mixture
+from mimic_jax.data.order import examples_in_step
+from mimic_jax.data.pairs import read_pairs
+from tests.datasets import make_pair, write_dataset
 from tests.launch.training import (
     assert_bit_identical,
     flip_a_bit,
@@ -107,6 +113,45 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tiny_pairs
     assert "carrying on from step 35" in done.stdout
     assert (workdir / "damaged" / "40" / "params").is_dir()
     assert_bit_identical(workdir, uninterrupted)
+
+
+def test_a_record_that_goes_bad_costs_no_step(tiny_pairs, uninterrupted, tmp_path):
+    """The last of an epoch's pairs; once the dataset is mended the run ends as if nothing had been."""
+    examples, _ = hold_out(open_mixture(str(tiny_pairs), "data"), get_config().eval.held_out)
+    order = [place for step in range(3) for place in examples_in_step(examples, batch_size=4, seed=0, step=step)]
+    place = int(list(dict.fromkeys(order))[-1])
+    done_before = order.index(place) // 4
+    (bad,) = read_pairs(examples, [place])
+    pairs = [make_pair(seed, scene=f"scene {seed % 3}") for seed in range(11)]
+    pairs[bad.frame1] = dataclasses.replace(bad, view1=bytes(len(bad.view1)))
+    write_dataset(tmp_path / "damaged", pairs)
+    done = pretrain(tmp_path / "damaged", tmp_path / "run")
+    assert done.returncode == 2
+    assert "is damaged" in done.stderr
+    assert f"; step {done_before} is saved, the same command carries on from it" in done.stderr
+    assert steps(tmp_path / "run") == [done_before] != [0]
+    done = pretrain(tiny_pairs, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert_bit_identical(tmp_path / "run", uninterrupted)
+
+
+def test_an_evaluation_that_a_stop_left_out_is_made_up(tiny_pairs, uninterrupted, tmp_path):
+    """Of a run that was killed after its last checkpoint, and before what follows it; and of one that never had any."""
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    evaluated = {"eval__every": 20, "eval__pairs": 4, "eval__pictures": 0}
+    first = pretrain(tiny_pairs, workdir, **evaluated)
+    assert first.returncode == 0, first.stderr
+    path = workdir / "metrics.jsonl"
+    *before, last = path.read_text().splitlines(True)
+    assert json.loads(last)["step"] == 40
+    assert json.loads(last)["evaluation"]["error"] > 0
+    path.write_text("".join(before))
+    again = pretrain(tiny_pairs, workdir, "--profile=100:110", **evaluated)
+    assert again.returncode == 0, again.stderr
+    assert path.read_text() == "".join([*before, last])
+    assert "warning: --profile: no trace is made, as step 100 is none of those" in again.stdout
+    assert "already trained for 40 steps" in pretrain(tiny_pairs, workdir, **evaluated).stdout
 
 
 def test_where_all_checkpoints_are_damaged_nothing_starts_anew(tiny_pairs, uninterrupted, tmp_path):

@@ -1,16 +1,21 @@
 """Batches by recording which pairs come, and by their pixels; what is damaged on disk is really so."""
 
+import dataclasses
 import itertools
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from configs import mae_vitl
 from mimic_jax import records
 from mimic_jax.command import InputError
 from mimic_jax.data import pairs
 from mimic_jax.data.mixture import all_examples, hold_out, open_mixture
+from mimic_jax.data.order import examples_in_step
+from mimic_jax.training.run import open_run
 from tests.datasets import make_pair, write_dataset
 from tests.mimic_jax.data.numbered import expected, found, numbers, write_numbered
 
@@ -83,6 +88,45 @@ def test_batches_hold_the_stored_pixels(tmp_path):
     assert np.abs(batch["view1"][:, :, ::-1].astype(int) - batch["view2"]).max() < 12
     (pair,) = pairs.read_pairs(examples, [4])
     np.testing.assert_array_equal(pairs.read_view(pair, "view2", (48, 64)), records.decode_image(pair.view2))
+
+
+@pytest.fixture
+def half(tmp_path):
+    """A dataset whose second views are none."""
+    made = [dataclasses.replace(make_pair(seed), view2=b"junk") for seed in range(7)]
+    write_dataset(tmp_path / "half", made)
+    return str(tmp_path / "half")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_that_are_not_asked_for_are_not_decoded(half, workers):
+    examples = all_examples(open_mixture(half, "f"))
+    options = {"size": (48, 64), "batch_size": 4, "seed": 3, "workers": workers}
+    data = pairs.batches(examples, views=("view1",), **options)
+    for step in range(5):
+        batch = next(data)
+        assert batch.keys() == {"view1"}
+        places = examples_in_step(examples, batch_size=4, seed=3, step=step)
+        stored = pairs.read_pairs(examples, places.tolist())
+        np.testing.assert_array_equal(batch["view1"], [records.decode_image(pair.view1) for pair in stored])
+    data.close()
+    with pytest.raises(InputError, match=r"^view2 of tést/scene .* is damaged"):
+        next(pairs.batches(examples, **options))
+
+
+def test_a_step_on_first_views_needs_no_others(half, tmp_path):
+    config = mae_vitl.get_config()
+    config.model.update({"encoder_width": 16, "encoder_depth": 1, "encoder_heads": 2, "patch_size": 8})
+    config.model.update({"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2})
+    config.data.update({"train": half, "size": 32, "crop": 32})
+    config.update({"batch_size": 4, "steps": 50})
+    run = open_run(config, tmp_path / "run")
+    data = run.batches(0)
+    batch, key = next(data), jax.random.key(0)
+    data.close()
+    assert batch.keys() == run.setup.batch.keys() == {"view1"}
+    _, metrics = run.setup.step(run.setup.init(key), batch, key)
+    assert np.isfinite(metrics["loss"])
 
 
 @pytest.mark.parametrize("workers", [0, 1])

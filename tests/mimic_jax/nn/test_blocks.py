@@ -46,6 +46,16 @@ def test_each_policy_computes_again_what_it_says():
     assert counts["blocks"] == counts["none"] + 5
 
 
+def test_fused_attention_is_not_computed_again_to_keep_its_sums(monkeypatch):
+    """By the program, as no GPU is here: one forward kernel where products are kept, two where blocks are made anew."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    counts = {}
+    for remat in ("none", "dots", "blocks"):
+        function, params = gradient(remat=remat, attention="cudnn", dtype=jnp.dtype("bfloat16"))
+        counts[remat] = str(jax.make_jaxpr(function)(params)).count("dot_product_attention_fwd_wrapper[")
+    assert counts == {"none": 1, "dots": 1, "blocks": 2}
+
+
 @pytest.mark.parametrize("options", [{"remat": "dots"}, {"remat": "blocks"}, {"scan": False}])
 def test_options_change_rounding_alone(options):
     plain, params = gradient()
