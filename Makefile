@@ -1,12 +1,12 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both build .venv first; set PYTHON to choose the interpreter.
-# `make torch` adds PyTorch and timm, for .pth files and the tests that compare with them.
+# `make extras` adds PyTorch and timm, for .pth files and the tests that compare with them, and the compiler of TPUs.
 PYTHON ?= python3
 PY := .venv/bin/python
 # A file of tests stays in one process: what its tests share is made once.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 OUTPUT ?= $(if $(VIDEOS),demo_videos,demo)
 
-.PHONY: demo install torch test test-all lint clean
+.PHONY: demo install extras test test-all lint clean
 
 # VIDEOS: a folder of your own. OUTPUT: where everything goes; another folder for other videos.
 demo: .venv/.installed
@@ -14,7 +14,7 @@ demo: .venv/.installed
 
 install: .venv/.installed
 
-torch: .venv/.torch
+extras: .venv/.extras
 
 test: .venv/.installed
 	$(PY) -m pytest $(PARALLEL) -m "not slow"
@@ -32,8 +32,8 @@ lint: .venv/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-.venv/.torch: .venv/.installed
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,torch,timm]'
+.venv/.extras: .venv/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,torch,timm,plan]'
 	touch $@
 
 clean:

@@ -111,7 +111,7 @@ def measure_at(row: Row, batch: int) -> Measured:
     config, experiment = read(row.read(batch))
     peak = matrix_product(jnp.dtype(config.compute_dtype)) * jax.device_count()
     chip = chip_of(device.device_kind)
-    published = chip and chip.flops["bf16" if config.compute_dtype == "bfloat16" else "f32"] * jax.device_count()
+    published = chip and chip.peak(config.compute_dtype) * jax.device_count()
     flops = sum(model_flops(config.objective, experiment.sizes, experiment.crop, batch).values())
     return Measured(batch, seconds, flops, peak, published, memory, told is not None, compiling)
 

@@ -30,6 +30,10 @@ class Chip:
     sends: float
     torus: int
 
+    def peak(self, compute_dtype: str) -> float:
+        """FLOPs of matrix products a second for a config's compute_dtype, which utilisation is a share of."""
+        return self.flops["bf16" if compute_dtype == "bfloat16" else "f32"]
+
 
 def _tpu(name: str, kind: str, peak: float, memory: int, bandwidth: float, links: float, torus: int) -> Chip:
     return Chip(name, kind, {"bf16": peak, "f32": peak}, memory, bandwidth, links / 2, torus)

@@ -128,7 +128,7 @@ def test_the_commands_leave_what_the_pages_say(folder):
         assert (folder / name).is_file()
 
 
-@pytest.mark.skipif(not TORCH, reason="PyTorch is not installed, so no command with a .pth file ran: make torch")
+@pytest.mark.skipif(not TORCH, reason="PyTorch is not installed, so no command with a .pth file ran: make extras")
 def test_the_commands_with_pytorchs_files_leave_what_the_pages_say(folder):
     for name in ("model.pth", "model.pth.md", "croco_v2/weights.json"):
         assert (folder / name).is_file()

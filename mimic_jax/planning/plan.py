@@ -102,7 +102,7 @@ def make_plan(config: ConfigDict, devices: Sequence[jax.Device], examples: int |
     else:
         memory = _with_analysis(memory, compiled.memory_analysis())
         counts = count(_text(lowered, compiled), sizes)
-        bound = roofline(counts, chip, mesh, model) if chip else None
+        bound = roofline(counts, chip, mesh, model, config.compute_dtype) if chip else None
     return Plan(
         sizes,
         devices[0].device_kind,

@@ -34,11 +34,12 @@ class Roofline:
         return max(("compute", "memory", "links"), key=lambda name: getattr(self, name))
 
 
-def roofline(counts: Counts, chip: Chip, mesh: Mesh, model_flops: int) -> Roofline:
+def roofline(counts: Counts, chip: Chip, mesh: Mesh, model_flops: int, compute_dtype: str) -> Roofline:
     """The bounds for what each of the mesh's devices does in a step.
 
     Args:
       model_flops: of one step, of all devices.
+      compute_dtype: of the config. Utilisation is of the chip's peak for it.
     """
     compute = math.fsum(flops / chip.flops.get(dtype, chip.flops["f32"]) for dtype, flops in counts.flops.items())
     # Collectives over different axes may use different links at the same time, but no link is used twice.
@@ -49,7 +50,7 @@ def roofline(counts: Counts, chip: Chip, mesh: Mesh, model_flops: int) -> Roofli
     for axes, sent in over.items():
         links = max(links, sent / (chip.sends * link_share(axes, chip, mesh)))
     bound = Roofline(compute, counts.bytes / chip.bandwidth, links, 0.0)
-    possible = chip.flops["bf16"] * mesh.size * bound.seconds
+    possible = chip.peak(compute_dtype) * mesh.size * bound.seconds
     return dataclasses.replace(bound, utilisation=model_flops / possible)
 
 

@@ -116,7 +116,8 @@ def left_out(candidate: Candidate, known: Mapping[Candidate, Outcome], room: flo
       room: bytes of a device's memory, if known.
     """
     for other, outcome in known.items():
-        if other.mesh == candidate.mesh and outcome.fits and _saves(candidate, other):
+        saves = other.mesh == candidate.mesh and _saves(candidate, other)
+        if saves and outcome.fits and not _limited_by_traffic(outcome):
             return NOT_NEEDED
         if outcome.fits or other.tensor != candidate.tensor or other.fsdp < candidate.fsdp:
             continue
@@ -234,6 +235,11 @@ def _along(sides: Sequence[int], mesh: tuple[int, ...]) -> bool:
 def _saves(one: Candidate, other: Candidate) -> bool:
     """Whether one keeps no more at a time than the other, on meshes that are alike."""
     return one.accumulate >= other.accumulate and REMATS.index(one.remat) >= REMATS.index(other.remat)
+
+
+def _limited_by_traffic(outcome: Outcome) -> bool:
+    """Whether smaller parts, or fewer arrays kept, may be faster: what stays on the chip need not be moved."""
+    return outcome.bound is not None and outcome.bound.limit == "memory"
 
 
 def _refusal(error: InputError) -> str | None:

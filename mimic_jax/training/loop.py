@@ -118,8 +118,7 @@ def _loop(
     """
     config = run.config
     evaluate = make_evaluation(config, run.experiment, run.setup.model, run.examples, run.held_out)
-    dtype = "bf16" if config.compute_dtype == "bfloat16" else "f32"
-    speed = Speed(first_step, pairs=run.experiment.records, flops=run.flops, dtype=dtype)
+    speed = Speed(first_step, pairs=run.experiment.records, flops=run.flops, compute_dtype=config.compute_dtype)
     in_flight: collections.deque[jax.Array] = collections.deque(maxlen=AHEAD)
     skipped = int(state.skipped)
 

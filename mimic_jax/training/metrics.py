@@ -115,5 +115,5 @@ def _start_wandb(project: str, workdir: Path, config: dict):
         return wandb.init(project=project, name=workdir.name, id=name, resume="allow", dir=str(workdir), config=config)
     except wandb.errors.Error as error:
         raise InputError(
-            f"--wandb={project}: {one_line(error)}; mend that, or leave the flag out, and the same command carries on"
+            f"--wandb={project}: {one_line(error)} Mend that, or leave the flag out: the same command carries on"
         ) from error

@@ -21,13 +21,13 @@ class Speed:
       step: updates made before.
       pairs: of a step.
       flops: of the model in a step.
-      dtype: of the products, as HLO names it: "bf16", "f32".
+      compute_dtype: of the config.
     """
 
-    def __init__(self, step: int, *, pairs: int, flops: int, dtype: str):
+    def __init__(self, step: int, *, pairs: int, flops: int, compute_dtype: str):
         self._pairs, self._flops, self._chips = pairs, flops, jax.device_count()
         chip = chip_of(jax.devices()[0].device_kind)
-        self._peak = chip.flops.get(dtype) if chip else None
+        self._peak = chip.peak(compute_dtype) if chip else None
         self._step, self._since, self._stalled = step, time.monotonic(), 0.0
 
     def stalled(self, seconds: float) -> None:

@@ -1,6 +1,5 @@
 """launch.plan from the command line, in processes of its own: it chooses its devices before jax is imported."""
 
-import importlib.util
 import os
 import re
 import signal
@@ -40,7 +39,7 @@ def plan(topology, *options, **changes):
     environment = os.environ | {
         "XLA_FLAGS": quick,
         "COLUMNS": "150",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)]),
     }
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -84,8 +83,10 @@ def test_mistakes_are_one_line(topology, changes, said):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
-def test_without_libtpu_one_line_says_how_to_get_it():
+def test_without_libtpu_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+    (tmp_path / "libtpu.py").write_text("raise ImportError('as where it is not installed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)  # set where jax has found one
     done = plan("v5e:2x2")
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'mimic_jax[plan]'" in done.stderr

@@ -28,10 +28,11 @@ def test_the_longest_of_three_is_the_bound():
     h200 = chip_of("NVIDIA H200")
     sent = Counter({Collective("all-reduce", ("data",)): 450e9})
     counts = Counts(Counter({"bf16": 989e12, "f32": 989e12}), 4.8e12 * 4, sent, Counter())
-    bound = roofline(counts, h200, MESH, int(989e12 * 2))
+    bound = roofline(counts, h200, MESH, int(989e12 * 2), "bfloat16")
     assert (bound.compute, bound.memory, bound.links) == pytest.approx((3, 4, 1))
     assert (bound.seconds, bound.limit) == (bound.memory, "memory")
     assert bound.utilisation == pytest.approx(0.5)
+    assert roofline(counts, h200, MESH, int(989e12 * 2), "float32").utilisation == pytest.approx(1.0)
 
 
 def test_an_axis_along_one_dimension_of_a_torus_has_half_of_its_links():
@@ -42,10 +43,10 @@ def test_an_axis_along_one_dimension_of_a_torus_has_half_of_its_links():
     v5e = chip_of(devices[0].device_kind)
     for over, seconds in ((("data",), 2), (("fsdp",), 2), (("data", "fsdp"), 1)):
         counts = Counts(Counter(), 0.0, Counter({Collective("all-gather", over): 200e9}), Counter())
-        assert roofline(counts, v5e, mesh, 0).links == pytest.approx(seconds)
+        assert roofline(counts, v5e, mesh, 0, "bfloat16").links == pytest.approx(seconds)
     # Over both axes at once, each on its own links: the two do not add up.
     both = Counter({Collective("all-gather", (axis,)): 200e9 for axis in ("data", "fsdp")})
-    assert roofline(Counts(Counter(), 0.0, both, Counter()), v5e, mesh, 0).links == pytest.approx(2)
+    assert roofline(Counts(Counter(), 0.0, both, Counter()), v5e, mesh, 0, "bfloat16").links == pytest.approx(2)
 
 
 @pytest.mark.parametrize(("topology", "chips"), [("v5e:4x4", 16), ("v5p:2x2x2", 8), ("v6e:2x4", 8)])

@@ -29,7 +29,7 @@ from mimic_jax.planning.search import (
 def outcome(needed, room, *times, state=0.0):
     if needed > room:
         return Outcome(False, needed, state, None, 1.0)
-    return Outcome(True, needed, state, Roofline(*(times or (1.0, 2.0, 0.5)), 0.1), 1.0)
+    return Outcome(True, needed, state, Roofline(*(times or (2.0, 1.0, 0.5)), 0.1), 1.0)
 
 
 def state_of(candidate, state):
@@ -128,6 +128,15 @@ def test_few_are_compiled():
     # fsdp=2 has 32 of state alone, so neither it nor fsdp=1 is tried in parts.
     assert [(each.accumulate, each.remat) for each in on_copies] in ([(1, "dots")], [(1, "dots"), (1, "blocks")])
     assert reasons[Candidate(16, 1, 1, "blocks", 16)] == TOO_LARGE
+
+
+def test_where_memory_traffic_is_the_limit_more_is_tried():
+    """Smaller parts may stay on the chip; where products are the limit, they only cost time."""
+    fits = Candidate(1, 16, 1, "dots", 1)
+    more = dataclasses.replace(fits, accumulate=2), dataclasses.replace(fits, remat="blocks")
+    for times, reason in (((1.0, 2.0, 0.5), None), ((2.0, 1.0, 0.5), NOT_NEEDED), ((1.0, 0.5, 2.0), NOT_NEEDED)):
+        known = {fits: outcome(1.0, 15.0, *times)}
+        assert {left_out(each, known, 15.0) for each in more} == {reason}
 
 
 def test_half_of_what_does_not_fit_in_one_part_is_the_least_in_two():
