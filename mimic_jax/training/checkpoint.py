@@ -27,10 +27,11 @@ from mimic_jax.training.metrics import METRICS, read_metrics
 from mimic_jax.training.state import TrainState
 from mimic_jax.training.workdir import CHECKPOINTS, DAMAGED, DATA, read_config, saved_steps
 
-# In messages of what fails to read, and may be whole: no memory, a disk or a host that is away, other parameters.
-_NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Permission denied", "Too many open files")
-_NOT_DAMAGE += ("Input/output error", "Stale file handle", "timed out", "not connected", "Connection re")
-_NOT_DAMAGE += ("structures do not match",)
+# In messages of what fails to read, and may be whole: no memory, a disk or a host that is away; or no permission, other
+# parameters.
+_LATER = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Too many open files", "Input/output error")
+_LATER += ("Stale file handle", "timed out", "not connected", "Connection re")
+_NEVER = ("Permission denied", "structures do not match")
 # In messages of what fails to write: the disk is full, a quota or a limit is met, or the folder is read-only.
 _CANNOT_WRITE = ("No space left", "Disk quota", "File too large", "Read-only file system", "Permission denied")
 
@@ -51,7 +52,8 @@ def writing(workdir: Path) -> Iterator[None]:
         raise
     except Exception as error:  # the operating system's, or TensorStore's with its words in it
         reason = next((word for word in _CANNOT_WRITE if word in str(error)), None)
-        elsewhere = isinstance(error, OSError) and not str(error.filename or workdir).startswith(str(workdir))
+        file = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else workdir
+        elsewhere = not Path(file).absolute().is_relative_to(workdir.absolute())
         if reason is None or elsewhere:
             raise
         whole = max(saved_steps(workdir), default=None)
@@ -239,10 +241,11 @@ def _restore(folder: Path, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], 
         if not folder.exists():
             raise TryAgain(f"{folder}: this checkpoint has gone meanwhile; run again") from error
         said = next(iter(str(error).splitlines()), "")[:200]
-        if any(word in str(error) for word in _NOT_DAMAGE):
-            raise TryAgain(
-                f"{folder}: this checkpoint cannot be read now ({said}); nothing of it was changed"
-            ) from error
+        for kind, words in ((TryAgain, _LATER), (InputError, _NEVER)):
+            if any(word in str(error) for word in words):
+                raise kind(
+                    f"{folder}: this checkpoint cannot be read now ({said}); nothing of it was changed"
+                ) from error
         raise _Damaged(f"{type(error).__name__}: {said}") from error
 
 

@@ -17,7 +17,7 @@ from mimic_jax.training import checkpoint
 from mimic_jax.training.evaluation import make_evaluation
 from mimic_jax.training.metrics import METRICS, Metrics, read_metrics
 from mimic_jax.training.run import Run, open_run
-from mimic_jax.training.start import add_start, alone, claim, describe_data
+from mimic_jax.training.start import add_start, alone, claim
 from mimic_jax.training.state import TrainState, start_from
 from mimic_jax.training.watch import Display, Speed, summary
 
@@ -50,7 +50,7 @@ def train(
         fingerprint = run.mixture.fingerprint()
         key_init, key_run = jax.random.split(jax.random.key(config.seed))
         # Nothing is written before all of the config is known to work.
-        claim(workdir, run.config.to_dict(), describe_data(run.mixture))
+        claim(workdir, run)
         with (
             checkpoint.writing(workdir),
             alone(workdir),
@@ -80,7 +80,7 @@ def train(
                     f"{first_step + 1} to {run.steps}"
                 )
             hosts.first_says(run.about())
-            add_start(workdir, run.config.to_dict(), first_step, run.steps, run.setup.layout)
+            add_start(workdir, run, first_step)
             with ExitStack() as stack:
                 metrics = None
                 if hosts.is_first():
@@ -89,7 +89,7 @@ def train(
                 step, stopped_by = _loop(
                     run, workdir, checkpoints, fingerprint, state, first_step, key_run, metrics, profile, unevaluated
                 )
-        if hosts.is_first():
+        if hosts.is_first() and step > first_step:
             rich_print(summary(read_metrics(workdir / METRICS), first_step))
         if stopped_by == signal.SIGINT:
             hosts.first_says(f"{workdir}: step {step} is saved")
@@ -120,7 +120,7 @@ def _loop(
     evaluate = make_evaluation(config, run.experiment, run.setup.model, run.examples, run.held_out)
     speed = Speed(first_step, pairs=run.experiment.records, flops=run.flops, compute_dtype=config.compute_dtype)
     in_flight: collections.deque[jax.Array] = collections.deque(maxlen=AHEAD)
-    skipped = int(state.skipped)
+    skipped, told = int(state.skipped), first_step
 
     with (
         Display(run.steps, first_step) as display,
@@ -130,7 +130,8 @@ def _loop(
 
         def report(step: int, found: dict[str, jax.Array]) -> None:
             """Waits for the metrics of `step` if need be, and tells them."""
-            nonlocal skipped
+            nonlocal skipped, told
+            told = step
             numbers = {name: float(value) for name, value in found.items()}
             nonfinite_step, before = int(numbers.pop("nonfinite_step")), skipped
             skipped = int(numbers["skipped"])
@@ -164,8 +165,8 @@ def _loop(
                 # Of several processes the others may have gone on to the next step.
                 if jax.process_count() > 1 or step - 1 in (0, checkpoints.latest_step()):
                     raise
-                if late:
-                    report(*late)
+                if told < step - 1:
+                    report(step - 1, found)  # stops the run if that was not finite
                 save(step - 1)
                 raise type(error)(f"{error}; step {step - 1} is saved, the same command carries on from it") from error
             speed.stalled(stalled)

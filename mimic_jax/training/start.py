@@ -14,9 +14,9 @@ from typing import Any
 import jax
 
 from mimic_jax import files, hosts
-from mimic_jax.command import InputError
+from mimic_jax.command import InputError, TryAgain
 from mimic_jax.data.mixture import Mixture
-from mimic_jax.nn.layout import Layout
+from mimic_jax.training.run import Run
 from mimic_jax.training.workdir import CONFIG, DATA, ENVIRONMENT, LOCK, flatten, read_config
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy", "mimic_jax")
@@ -50,8 +50,8 @@ _OPERATIONAL = (
 _OF_A_HOST = ("data.threads", "data.workers", "data.train", "eval.data")
 
 
-def claim(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
-    """Writes the resolved config, and what the data are, into a new workdir, or checks that it is this config's.
+def claim(workdir: Path, run: Run) -> None:
+    """Writes the resolved config, and what the data are, into a new workdir, or checks that it is this run's.
 
     The first process does; the others wait for it.
 
@@ -59,23 +59,27 @@ def claim(workdir: Path, config: dict, data: list[dict[str, Any]]) -> None:
       InputError: the workdir cannot be written, or was made by another config, or another process has another config or
         other data.
     """
+    config = run.config.to_dict()
     fields = {name: value for name, value in flatten(config).items() if name not in _OF_A_HOST}
-    if others := hosts.unlike_first(json.dumps([fields, [each["fingerprint"] for each in data]], sort_keys=True)):
+    apart = bool(run.config.eval.data), run.held_out and run.held_out.mixture.fingerprint()
+    if others := hosts.unlike_first(json.dumps([fields, run.mixture.fingerprint(), apart], sort_keys=True)):
         raise InputError(
             f"{workdir}: the processes {others} have another config, or other data, than process 0: they would train "
             "different models; start all with the same command, on the same files"
         )
     if hosts.is_first():
-        _claim(workdir, config, data)
+        _claim(workdir, config, describe_data(run.mixture))
     hosts.wait("workdir")
 
 
 @contextlib.contextmanager
 def alone(workdir: Path) -> Iterator[None]:
-    """Where a second run in the same workdir is refused. The lock goes with the process, however that ends.
+    """Where a second run in the same workdir is refused.
+
+    The lock goes with the process, however that ends; on a shared disk some time after its host, should that be lost.
 
     Raises:
-      InputError: another run is at work there.
+      TryAgain: another run is at work there.
     """
     if not hosts.is_first():
         yield
@@ -84,8 +88,9 @@ def alone(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(
-                f"{workdir}: another run is at work here; wait for it, or give another --workdir"
+            raise TryAgain(
+                f"{workdir}: another run is at work here; wait for it, or give another --workdir. If there is none, "
+                f"its host was lost: the disk lets go in a while, or remove {workdir / LOCK}"
             ) from error
         except OSError:  # a disk without locks
             pass
@@ -107,13 +112,13 @@ def describe_data(mixture: Mixture) -> list[dict[str, Any]]:
     return described
 
 
-def add_start(workdir: Path, config: dict, step: int, steps: int, layout: Layout) -> None:
-    """Adds what this start of the run runs on to the workdir, by the first process.
+def add_start(workdir: Path, run: Run, step: int) -> None:
+    """Adds what this start of the run runs on to the workdir, and the fields that may be others than at its first.
+
+    The first process does.
 
     Args:
-      config: resolved, of which those fields are told that may be others than those in `config.json`.
       step: updates made before.
-      steps: of the whole run.
     """
     if not hosts.is_first():
         return
@@ -127,14 +132,16 @@ def add_start(workdir: Path, config: dict, step: int, steps: int, layout: Layout
         {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "step": step,
-            "steps": steps,
+            "steps": run.steps,
             "code": _revision(),
             "python": platform.python_version(),
             "packages": {name: version for name, version in packages.items() if version},
             "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
             "processes": jax.process_count(),
-            "mesh": dict(layout.mesh.shape),
-            "config": {name: value for name, value in flatten(config).items() if name.startswith(_OPERATIONAL)},
+            "mesh": dict(run.setup.layout.mesh.shape),
+            "config": {
+                name: value for name, value in flatten(run.config.to_dict()).items() if name.startswith(_OPERATIONAL)
+            },
         }
     )
     files.write(path, (json.dumps(starts, indent=2) + "\n").encode())

@@ -47,7 +47,8 @@ def test_bad_input_gets_one_clear_line(tiny_pairs, uninterrupted, tmp_path):
     refused(pretrain(tiny_pairs, tiny_pairs), "holds other things")
     with (uninterrupted / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(pretrain(tiny_pairs, uninterrupted), "another run is at work here")
+        done = pretrain(tiny_pairs, uninterrupted)
+        assert (done.returncode, "another run is at work here" in done.stderr) == (75, True), done.stderr
     refused(pretrain(tiny_pairs, "gs://bucket/run"), r"--workdir=gs://bucket/run must be a folder")
     fields = r"error: --config\.stepz: the config has no such field$", r"error: --config\.optimizer\.lr: the config"
     refused(pretrain(tiny_pairs, tmp_path, stepz=1), fields[0])
