@@ -1,11 +1,16 @@
-"""The checksum of a checkpoint, against every single change that matters."""
+"""The checksum of a checkpoint, against every single change that matters; and disks that take nothing."""
+
+import errno
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimic_jax.training.checkpoint import checksum
+from mimic_jax.command import InputError
+from mimic_jax.training.checkpoint import checksum, writing
 
 TREE = {
     "kernel": np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32),
@@ -36,3 +41,13 @@ def test_every_flip_of_a_bit_changes_it(name, place, bit):
 @given(st.permutations(range(7)).filter(lambda order: list(order) != sorted(order)))
 def test_numbers_that_change_places_change_it(order):
     assert found(TREE | {"bias": TREE["bias"][list(order)]}) != found(TREE)
+
+
+def test_a_full_disk_is_told_of_the_workdir_alone(tmp_path, monkeypatch):
+    """Of a relative one too, whose files are named by absolute paths; of other files it is not the workdir's fault."""
+    monkeypatch.chdir(tmp_path)
+    for workdir in (Path("run"), tmp_path / "run"):
+        with pytest.raises(InputError, match=f"^{workdir}: cannot be written"), writing(workdir):
+            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run" / "checkpoints" / "5"))
+        with pytest.raises(OSError, match="runs"), writing(workdir):
+            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "runs" / "x"))
