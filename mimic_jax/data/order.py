@@ -54,7 +54,7 @@ def rows_of_steps(
 
 def examples_in_step(examples: Examples, *, batch_size: int, seed: int, step: int) -> Int[np.ndarray, "{batch_size}"]:
     """The places of the examples of global step `step` (0-based), row by row of the batch. No record is read."""
-    return in_order(examples, seed).batch(batch_size, drop_remainder=True)[step]
+    return _Rows(in_order(examples, seed), batch_size, np.arange(batch_size))(step)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,9 +34,7 @@ def write_video(path, seed):
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """The environment of a process that reads and writes gs://bucket."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [Path(sys.executable).parent / "gcp-storage-emulator", "start", "--host=127.0.0.1", f"--port={port}"]
     folder = tmp_path_factory.mktemp("server")
     with (folder / "log").open("w") as log:

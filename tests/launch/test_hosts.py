@@ -2,19 +2,16 @@
 
 import json
 import signal
-import socket
 
 import numpy as np
 
 from tests.launch.training import losses, metrics, parameters, pretrain, start, steps, wait_for_step
+from tests.ports import free_port
 
 
 def start_all(dataset, workdir, count, *, devices=1, last=(), **changes):
     """last: flags of the last process alone."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    flags = f"--coordinator=localhost:{port}", f"--processes={count}"
+    flags = f"--coordinator=localhost:{free_port()}", f"--processes={count}"
     own = [(f"--process={each}", *(last if each == count - 1 else ())) for each in range(count)]
     return [start(dataset, workdir, *flags, *each, devices=devices, **changes) for each in own]
 

@@ -2,12 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from tests.ports import free_port
 
 ROWS = 8
 QUARTERS = np.arange(ROWS).reshape(4, -1)
@@ -35,9 +36,7 @@ print(json.dumps([held_rows(layout.sharding(("batch",)), int(rows)).tolist() for
 @pytest.fixture(scope="module")
 def held():
     """Of each process the rows of each case."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
