@@ -6,6 +6,7 @@ one that is damaged is set aside in `damaged/`.
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree, UInt32
 
 from mimic_jax import hosts
-from mimic_jax.command import InputError, TryAgain
+from mimic_jax.command import InputError, TryAgain, one_line
 from mimic_jax.interop.weights import Weights
 from mimic_jax.models.kinds import abstract
 from mimic_jax.training.experiment import sizes_of
@@ -27,13 +28,13 @@ from mimic_jax.training.metrics import METRICS, read_metrics
 from mimic_jax.training.state import TrainState
 from mimic_jax.training.workdir import CHECKPOINTS, DAMAGED, DATA, read_config, saved_steps
 
-# In messages of what fails to read, and may be whole: no memory, a disk or a host that is away; or no permission, other
-# parameters.
-_LATER = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Too many open files", "Input/output error")
-_LATER += ("Stale file handle", "timed out", "not connected", "Connection re")
+# In messages of what fails to read and may be whole: the system, or a host, says no, now or always.
+_LATER = ("os_error_code", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _NEVER = ("Permission denied", "structures do not match")
 # In messages of what fails to write: the disk is full, a quota or a limit is met, or the folder is read-only.
 _CANNOT_WRITE = ("No space left", "Disk quota", "File too large", "Read-only file system", "Permission denied")
+# Of reads and writes that were under way when another failed.
+_DROPPED = ("Event loop is closed", "error while reading array index")
 
 
 @contextlib.contextmanager
@@ -43,11 +44,9 @@ def writing(workdir: Path) -> Iterator[None]:
     Raises:
       InputError: no room is left in the workdir, or it cannot be written for another reason of its disk's.
     """
-    hook = sys.unraisablehook
-    # Once one of its writes has failed, TensorStore prints this for each that was under way, until the process ends.
-    sys.unraisablehook = lambda raised: "loop is closed" in str(raised.exc_value) or hook(raised)
     try:
-        yield
+        with _one_error():
+            yield
     except InputError:
         raise
     except Exception as error:  # the operating system's, or TensorStore's with its words in it
@@ -61,7 +60,27 @@ def writing(workdir: Path) -> Iterator[None]:
             f"{workdir}: cannot be written ({reason}); mend that, and the same command carries on from "
             + (f"step {whole}" if whole else "the start")
         ) from error
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Where a read or a write within fails, the others under way print nothing, until the process ends.
+
+    Orbax and TensorStore drop them when the first has failed, and Python and asyncio would print an error of each.
+    """
+    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
+
+    def dropped(said: object) -> bool:
+        return any(word in str(said) for word in _DROPPED)
+
+    def kept(record: logging.LogRecord) -> bool:
+        return not dropped(record.getMessage())
+
+    sys.unraisablehook = lambda raised: dropped(raised.exc_value) or hook(raised)
+    log.addFilter(kept)
+    yield
     sys.unraisablehook = hook
+    log.removeFilter(kept)
 
 
 def open_checkpoints(workdir: Path, keep: int, keep_every: int = 0) -> ocp.CheckpointManager:
@@ -230,23 +249,29 @@ def _restore(folder: Path, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], 
     """
     arrays, folder = ocp.StandardCheckpointHandler(), folder.absolute()
     try:
-        position = ocp.JsonCheckpointHandler().restore(folder / "data")
-        position["step"], position["dataset"], position["checksums"]
-        return {
-            name: arrays.restore(folder / name, args=ocp.args.StandardRestore(tree)) for name, tree in like.items()
-        }, position
+        with _one_error():
+            position = ocp.JsonCheckpointHandler().restore(folder / "data")
+            position["step"], position["dataset"], position["checksums"]
+            return {
+                name: arrays.restore(folder / name, args=ocp.args.StandardRestore(tree)) for name, tree in like.items()
+            }, position
     except MemoryError:
         raise
     except Exception as error:  # Orbax and TensorStore report damage by many exception types
         if not folder.exists():
             raise TryAgain(f"{folder}: this checkpoint has gone meanwhile; run again") from error
-        said = next(iter(str(error).splitlines()), "")[:200]
-        for kind, words in ((TryAgain, _LATER), (InputError, _NEVER)):
-            if any(word in str(error) for word in words):
-                raise kind(
-                    f"{folder}: this checkpoint cannot be read now ({said}); nothing of it was changed"
-                ) from error
-        raise _Damaged(f"{type(error).__name__}: {said}") from error
+        cause = error
+        while cause.__cause__:  # Orbax wraps what TensorStore says
+            cause = cause.__cause__
+        said = one_line(cause)[:300]
+        unchanged = f"{folder}: this checkpoint cannot be read now ({said}); nothing of it was changed"
+        if any(word in str(cause) for word in _NEVER):
+            raise InputError(unchanged) from error
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise TryAgain(unchanged) from error
+        if any(word in str(cause) for word in _LATER):
+            raise TryAgain(unchanged) from error
+        raise _Damaged(f"{type(cause).__name__}: {said}") from error
 
 
 def _set_aside(checkpoints: ocp.CheckpointManager, folder: Path, damage: str) -> None:

@@ -112,7 +112,26 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tiny_pairs
     assert re.search(r"warning: .*checkpoints/40: this checkpoint is damaged .* moved to .*damaged/40", done.stdout)
     assert "carrying on from step 35" in done.stdout
     assert (workdir / "damaged" / "40" / "params").is_dir()
+    assert "Traceback" not in done.stderr
     assert_bit_identical(workdir, uninterrupted)
+
+
+def test_a_checkpoint_that_the_system_does_not_read_now_is_not_set_aside(tiny_pairs, uninterrupted, tmp_path):
+    """Its files are links to themselves, which the system refuses to open, as it does those of a disk that is away."""
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    params = workdir / "checkpoints" / "40" / "params"
+    shutil.copytree(params, tmp_path / "whole")
+    for path in params.rglob("d/*"):
+        path.unlink()
+        path.symlink_to(path.name)
+    done = pretrain(tiny_pairs, workdir)
+    assert done.returncode == 75
+    assert re.fullmatch(r"error: .*40: this checkpoint cannot be read now .* nothing of it was changed\n", done.stderr)
+    shutil.rmtree(params)
+    (tmp_path / "whole").rename(params)
+    done = pretrain(tiny_pairs, workdir)
+    assert (done.returncode, "already trained for 40 steps" in done.stdout) == (0, True), done.stderr
 
 
 def test_a_record_that_goes_bad_costs_no_step(tiny_pairs, uninterrupted, tmp_path):
