@@ -79,6 +79,21 @@ def test_killed_and_restarted_it_ends_bit_identical(tiny_pairs, uninterrupted, t
     assert lines == sorted(set(lines)), "each step is logged once"
 
 
+def test_killed_on_a_mesh_it_ends_bit_identical(tiny_pairs, tmp_path):
+    """Where gradients are summed over devices, and parameters gathered from them."""
+    mesh = {"devices": 4, "mesh__data": 2, "mesh__fsdp": 2, "steps": 20}
+    process = start(tiny_pairs, tmp_path / "run", **mesh)
+    wait_for_step(tmp_path / "run", 8, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    for workdir in (tmp_path / "run", tmp_path / "whole"):
+        done = pretrain(tiny_pairs, workdir, **mesh)
+        assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert_bit_identical(tmp_path / "run", tmp_path / "whole", 20)
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_lose_nothing(tiny_pairs, uninterrupted, tmp_path):
     """Saving after every step, most moments are during a save."""

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tests import commands
+
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "steps": 40,
@@ -30,33 +32,27 @@ SMALL = {
 }
 
 
-def command(dataset, workdir, *flags, **changes):
-    fields = SMALL | {"data.train": dataset} | {name.replace("__", "."): value for name, value in changes.items()}
-    options = [f"--config.{name}={value}" for name, value in fields.items()]
-    config = "--config=configs/croco_tiny.py"
-    return [sys.executable, "-m", "launch.pretrain", config, f"--workdir={workdir}", *flags, *options]
-
-
 def pretrain(dataset, workdir, *flags, devices=1, **changes):
-    return subprocess.run(
-        command(dataset, workdir, *flags, **changes),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment(devices),
-    )
+    """To its end."""
+    return commands.run(command(dataset, workdir, *flags, **changes), environment=xla_flags(devices))
 
 
 def start(dataset, workdir, *flags, devices=1, **changes):
     """The process, under way."""
+    words = [sys.executable, "-m", *command(dataset, workdir, *flags, **changes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command(dataset, workdir, *flags, **changes), cwd=ROOT, env=environment(devices), **pipes)
+    return subprocess.Popen(words, cwd=ROOT, env=os.environ | xla_flags(devices), **pipes)
 
 
-def environment(devices):
+def command(dataset, workdir, *flags, **changes):
+    fields = SMALL | {"data.train": dataset} | {name.replace("__", "."): value for name, value in changes.items()}
+    options = [f"--config.{name}={value}" for name, value in fields.items()]
+    return ["launch.pretrain", "--config=configs/croco_tiny.py", f"--workdir={workdir}", *flags, *options]
+
+
+def xla_flags(devices):
     flags = os.environ.get("XLA_FLAGS", "")
-    return os.environ | {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip()}
+    return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip()}
 
 
 def wait_for_step(workdir, step, *processes):
