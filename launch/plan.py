@@ -17,6 +17,7 @@ import sys
 
 from absl import flags
 from ml_collections import config_flags
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -93,23 +94,29 @@ def _search(devices):
 
 
 def _print_ranking(console, ranking, reasons):
-    columns = ("mesh", "remat", "accumulate", "peak memory", "step ≥", "limited by", "utilisation ≤", "compiled in")
-    table = Table(*columns, title=f"{TOPOLOGY.value}: {CONFIG.value.batch_size} examples a step")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # within 80 columns
+    table.title = f"{TOPOLOGY.value}: {CONFIG.value.batch_size} examples a step; meshes are data × fsdp × tensor"
+    for column in ("mesh", "remat", "accumulate", "peak\nmemory", "step ≥", "limited\nby", "MFU ≤", "compiled\nin"):
+        table.add_column(column)
     for candidate, outcome in ranking:
         needed = "" if outcome.needed is None else _bytes(outcome.needed)
+        bound = outcome.bound
         if not outcome.fits:
-            row = ("does not fit" + (f": {needed}" if needed else ""), "", "", "")
-        elif not (bound := outcome.bound):
-            row = (needed, "", "not estimated", "")
-        else:
+            row = (needed, "no room", "", "")
+        elif bound:
             row = (needed, _duration(bound.seconds), bound.limit, f"{bound.utilisation:.0%}")
-        took = _duration(outcome.seconds_to_compile)
-        table.add_row(_mesh(candidate), candidate.remat, str(candidate.accumulate), *row, took)
+        else:
+            row = (needed, "", "", "")
+        mesh, took = "×".join(map(str, candidate.mesh)), _duration(outcome.seconds_to_compile)
+        table.add_row(mesh, candidate.remat, str(candidate.accumulate), *row, took)
     console.print(table, highlight=False)
     for reason, count in reasons.items():
         console.print(f"left out, {count}×: {reason}", highlight=False, markup=False, soft_wrap=True)
-    if any(outcome.bound for _, outcome in ranking):
+    fitting = [outcome for _, outcome in ranking if outcome.fits]
+    if any(outcome.bound for outcome in fitting):
         console.print(BOUND, highlight=False, soft_wrap=True)
+    elif fitting:
+        console.print("No published rates of these devices are known here: ranked by memory.", highlight=False)
 
 
 def _mesh(candidate) -> str:

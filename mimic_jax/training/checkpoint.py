@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from jaxtyping import Array, PyTree, UInt32
+from ml_collections import ConfigDict
 
 from mimic_jax import hosts
 from mimic_jax.command import InputError, TryAgain, one_line
@@ -83,76 +84,109 @@ def _one_error() -> Iterator[None]:
     log.removeFilter(kept)
 
 
-def open_checkpoints(workdir: Path, keep: int, keep_every: int = 0) -> ocp.CheckpointManager:
-    """The checkpoints of a workdir, of which are kept the newest `keep`, and those of multiples of `keep_every`."""
-    policies = [ocp.checkpoint_managers.LatestN(keep)]
-    if keep_every:
-        policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
-        cleanup_tmp_directories=True,  # of a process that was killed while it wrote
-    )
-    return ocp.CheckpointManager((workdir / CHECKPOINTS).absolute(), options=options)
-
-
-def save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, dataset: str, config: dict) -> None:
-    """Starts writing the state after `step` updates; returns once the arrays are copied, not written.
+class Checkpoints:
+    """Of a run: the newest `config.keep_checkpoints`, and those of every `config.keep_every` steps. Within `with`.
 
     Args:
-      step: also the position in the data: the batch of global step `step` comes next.
-      dataset: the fingerprint of what the positions are positions in.
-      config: the resolved config.
+      config: resolved; each checkpoint has it too.
+      dataset: the fingerprint of what the position in a checkpoint is a position in.
     """
-    items = {
-        "params": ocp.args.StandardSave(state.params),
-        "optimizer": ocp.args.StandardSave(_besides(state)),
-        "data": ocp.args.JsonSave({"step": step, "dataset": dataset, "checksums": _checksums(state)}),
-        "config": ocp.args.JsonSave(config),
-    }
-    if state.average is not None:
-        items["average"] = ocp.args.StandardSave(state.average)
-    checkpoints.save(step, args=ocp.args.Composite(**items))
 
-
-def restore(checkpoints: ocp.CheckpointManager, shapes: TrainState, dataset: str) -> tuple[TrainState, int] | None:
-    """The newest checkpoint that is whole, and the global step whose batch comes next; None where there is none yet.
-
-    Damaged ones that are newer are moved to `damaged/` in the workdir, with a warning.
-
-    Args:
-      shapes: of the state, with the shardings that it shall have, whatever those were that it was saved with.
-
-    Raises:
-      InputError: all checkpoints are damaged, or it was made on other data than `dataset` is the fingerprint of.
-    """
-    while step := hosts.as_first(max(checkpoints.all_steps(), default=0)):
-        folder = Path(checkpoints.directory) / str(step)
-        found = damage = None
-        try:
-            found = _read(folder, shapes)
-        except _Damaged as error:
-            damage = str(error)
-        if not hosts.all_of(damage is None):  # no process takes part in more before all know
-            damage = damage or "as another process finds"
-        elif found[1]["checksums"] != _checksums(found[0]):
-            damage = "its arrays are not those that were saved"
-        if damage is None:
-            break
-        if hosts.as_first(len(checkpoints.all_steps())) == 1:
-            raise InputError(
-                f"{folder}: this checkpoint is damaged ({damage}), and there is none before it; restore it from "
-                "elsewhere, or give another --workdir"
-            )
-        _set_aside(checkpoints, folder, damage)
-    else:
-        return None
-    state, position = found
-    if position["dataset"] != dataset:
-        raise InputError(
-            f"{folder}: config.data.train has changed since this checkpoint was made; "
-            "bring the dataset back as it was, or give another --workdir"
+    def __init__(self, workdir: Path, config: ConfigDict, dataset: str):
+        self._config, self._dataset = config.to_dict(), dataset
+        policies = [ocp.checkpoint_managers.LatestN(config.keep_checkpoints)]
+        if config.keep_every:
+            policies.append(ocp.checkpoint_managers.EveryNSteps(config.keep_every))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,  # of a process that was killed while it wrote
         )
-    return state, position["step"]
+        self._manager = ocp.CheckpointManager((workdir / CHECKPOINTS).absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.close()
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint, whether it is written by now or not; 0 where there is none."""
+        return self._manager.latest_step() or 0
+
+    def wait(self) -> None:
+        """Returns once all are written."""
+        self._manager.wait_until_finished()
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts writing the state after `step` updates; returns once the arrays are copied, not written.
+
+        Args:
+          step: also the position in the data: the batch of global step `step` comes next.
+        """
+        position = {"step": step, "dataset": self._dataset, "checksums": _checksums(state)}
+        items = {
+            "params": ocp.args.StandardSave(state.params),
+            "optimizer": ocp.args.StandardSave(_besides(state)),
+            "data": ocp.args.JsonSave(position),
+            "config": ocp.args.JsonSave(self._config),
+        }
+        if state.average is not None:
+            items["average"] = ocp.args.StandardSave(state.average)
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def restore(self, shapes: TrainState) -> tuple[TrainState, int] | None:
+        """The newest that is whole, and the global step whose batch comes next; None where there is none yet.
+
+        Damaged ones that are newer are moved to `damaged/` in the workdir, with a warning.
+
+        Args:
+          shapes: of the state, with the shardings that it shall have, whatever those were that it was saved with.
+
+        Raises:
+          InputError: all are damaged, or the newest was made on other data.
+          TryAgain: it may be whole, but cannot be read now.
+        """
+        while step := hosts.as_first(max(self._manager.all_steps(), default=0)):
+            folder = Path(self._manager.directory) / str(step)
+            found = damage = None
+            try:
+                found = _read(folder, shapes)
+            except _Damaged as error:
+                damage = str(error)
+            if not hosts.all_of(damage is None):  # no process takes part in more before all know
+                damage = damage or "as another process finds"
+            elif found[1]["checksums"] != _checksums(found[0]):
+                damage = "its arrays are not those that were saved"
+            if damage is None:
+                break
+            if hosts.as_first(len(self._manager.all_steps())) == 1:
+                raise InputError(
+                    f"{folder}: this checkpoint is damaged ({damage}), and there is none before it; restore it from "
+                    "elsewhere, or give another --workdir"
+                )
+            self._set_aside(folder, damage)
+        else:
+            return None
+        state, position = found
+        if position["dataset"] != self._dataset:
+            raise InputError(
+                f"{folder}: config.data.train has changed since this checkpoint was made; "
+                "bring the dataset back as it was, or give another --workdir"
+            )
+        return state, position["step"]
+
+    def _set_aside(self, folder: Path, damage: str) -> None:
+        aside = folder.parents[1] / DAMAGED / folder.name
+        if hosts.is_first():
+            aside.parent.mkdir(exist_ok=True)
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}_again")
+            folder.rename(aside)
+            print(
+                f"warning: {folder}: this checkpoint is damaged ({damage}); moved to {aside}, the one before it is used"
+            )
+        hosts.wait(f"set aside {folder.name}")
+        self._manager.reload()
 
 
 def load_weights(workdir: Path, step: int | None = None) -> Weights:
@@ -272,15 +306,3 @@ def _restore(folder: Path, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], 
         if any(word in str(cause) for word in _LATER):
             raise TryAgain(unchanged) from error
         raise _Damaged(f"{type(cause).__name__}: {said}") from error
-
-
-def _set_aside(checkpoints: ocp.CheckpointManager, folder: Path, damage: str) -> None:
-    aside = folder.parents[1] / DAMAGED / folder.name
-    if hosts.is_first():
-        aside.parent.mkdir(exist_ok=True)
-        while aside.exists():
-            aside = aside.with_name(f"{aside.name}_again")
-        folder.rename(aside)
-        print(f"warning: {folder}: this checkpoint is damaged ({damage}); moved to {aside}, the one before it is used")
-    hosts.wait(f"set aside {folder.name}")
-    checkpoints.reload()

@@ -7,13 +7,12 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
-import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from rich import print as rich_print
 
 from mimic_jax import files, hosts
 from mimic_jax.command import InputError
-from mimic_jax.training import checkpoint
+from mimic_jax.training.checkpoint import Checkpoints, writing
 from mimic_jax.training.evaluation import make_evaluation
 from mimic_jax.training.metrics import METRICS, Metrics, read_metrics
 from mimic_jax.training.run import Run, open_run
@@ -47,23 +46,21 @@ def train(
     """
     with hosts.ending_together():
         run = open_run(config, workdir)
-        fingerprint = run.mixture.fingerprint()
-        key_init, key_run = jax.random.split(jax.random.key(config.seed))
         # Nothing is written before all of the config is known to work.
-        claim(workdir, run)
+        claim(run)
         with (
-            checkpoint.writing(workdir),
+            writing(workdir),
             alone(workdir),
-            checkpoint.open_checkpoints(workdir, config.keep_checkpoints, config.keep_every) as checkpoints,
+            Checkpoints(workdir, run.config, run.mixture.fingerprint()) as checkpoints,
         ):
-            state, first_step = checkpoint.restore(checkpoints, run.setup.shapes, fingerprint) or (None, 0)
+            state, first_step = checkpoints.restore(run.setup.shapes) or (None, 0)
             # A stop, or a kill, may have come between a checkpoint and the evaluation that was due then.
-            unevaluated = hosts.as_first(_is_due(run, first_step) and not _is_evaluated(workdir, first_step))
+            unevaluated = hosts.as_first(_is_due(run, first_step) and not _is_evaluated(run, first_step))
             if first_step >= run.steps and not unevaluated:
                 hosts.first_says(f"{workdir}: already trained for {first_step} steps")
                 return
             if state is None:
-                state = run.setup.init(key_init)
+                state = run.setup.init(run.keys()[0])
                 if run.initial:
                     state, taken = start_from(state, run.initial, config.objective)
                     hosts.first_says(f"{config.init}: {taken}")
@@ -80,15 +77,13 @@ def train(
                     f"{first_step + 1} to {run.steps}"
                 )
             hosts.first_says(run.about())
-            add_start(workdir, run, first_step)
+            add_start(run, first_step)
             with ExitStack() as stack:
                 metrics = None
                 if hosts.is_first():
                     metrics = Metrics(workdir, first_step, project=wandb_project, config=run.config.to_dict())
                     stack.callback(metrics.close)
-                step, stopped_by = _loop(
-                    run, workdir, checkpoints, fingerprint, state, first_step, key_run, metrics, profile, unevaluated
-                )
+                step, stopped_by = _loop(run, checkpoints, state, first_step, metrics, profile, unevaluated)
         if hosts.is_first() and step > first_step:
             rich_print(summary(read_metrics(workdir / METRICS), first_step))
         if stopped_by == signal.SIGINT:
@@ -102,12 +97,9 @@ def train(
 
 def _loop(
     run: Run,
-    workdir: Path,
-    checkpoints: ocp.CheckpointManager,
-    fingerprint: str,
+    checkpoints: Checkpoints,
     state: TrainState,
     first_step: int,
-    key: jax.Array,
     metrics: Metrics | None,
     profile: tuple[int, int] | None,
     unevaluated: bool,
@@ -116,7 +108,7 @@ def _loop(
 
     unevaluated: whether the state is to be evaluated before.
     """
-    config = run.config
+    config, (_, key) = run.config, run.keys()
     evaluate = make_evaluation(config, run.experiment, run.setup.model, run.examples, run.held_out)
     speed = Speed(first_step, pairs=run.experiment.records, flops=run.flops, compute_dtype=config.compute_dtype)
     in_flight: collections.deque[jax.Array] = collections.deque(maxlen=AHEAD)
@@ -140,10 +132,7 @@ def _loop(
                 metrics.write(step, numbers)
             display.show(step, numbers)
             if skipped > before:
-                _tell_nonfinite(run, workdir, nonfinite_step, numbers, checkpoints, display)
-
-        def save(step: int) -> None:
-            checkpoint.save(checkpoints, step, state, fingerprint, config.to_dict())
+                _tell_nonfinite(run, nonfinite_step, numbers, checkpoints, display)
 
         def evaluate_at(step: int) -> None:
             with speed.paused():
@@ -157,17 +146,17 @@ def _loop(
         late, tracing = None, False
         for step in range(first_step + 1, run.steps + 1):
             if profile and step == profile[0] and hosts.is_first():
-                jax.profiler.start_trace(str(workdir / PROFILE))
+                jax.profiler.start_trace(str(run.workdir / PROFILE))
                 tracing = True
             try:
                 batch, stalled = data.take(lambda: bool(in_flight) and not in_flight[-1].is_ready())
             except InputError as error:
                 # Of several processes the others may have gone on to the next step.
-                if jax.process_count() > 1 or step - 1 in (0, checkpoints.latest_step()):
+                if jax.process_count() > 1 or step - 1 in (0, checkpoints.newest()):
                     raise
                 if told < step - 1:
                     report(step - 1, found)  # stops the run if that was not finite
-                save(step - 1)
+                checkpoints.save(step - 1, state)
                 raise type(error)(f"{error}; step {step - 1} is saved, the same command carries on from it") from error
             speed.stalled(stalled)
             if len(in_flight) == AHEAD:
@@ -191,13 +180,13 @@ def _loop(
                 jax.profiler.stop_trace()
                 tracing = False
             if saves:  # first: there may be little time
-                save(step)
+                checkpoints.save(step, state)
             if evaluates:
                 evaluate_at(step)
             if stops:
                 display.advance(step, "saving")
                 break
-        checkpoints.wait_until_finished()
+        checkpoints.wait()
         return step, preemption.signal if step < run.steps else None
 
 
@@ -207,28 +196,27 @@ def _is_due(run: Run, step: int) -> bool:
     return bool(run.held_out and every and step) and (step == run.steps or step % every == 0)
 
 
-def _is_evaluated(workdir: Path, step: int) -> bool:
-    path = workdir / METRICS
+def _is_evaluated(run: Run, step: int) -> bool:
+    path = run.workdir / METRICS
     lines = read_metrics(path) if path.exists() else []
     return any(line["step"] == step and "evaluation" in line for line in lines)
 
 
-def _tell_nonfinite(
-    run: Run, workdir: Path, step: int, numbers: dict, checkpoints: ocp.CheckpointManager, display: Display
-) -> None:
+def _tell_nonfinite(run: Run, step: int, numbers: dict, checkpoints: Checkpoints, display: Display) -> None:
     """Warns of the last step that was left out, or stops the run where there were too many."""
     names = run.names(step)
-    path = workdir / NONFINITE
+    path = run.workdir / NONFINITE
     if hosts.is_first():
         files.write(path, (json.dumps({"step": step, "pairs": names}, indent=2) + "\n").encode())
     hosts.wait("nonfinite")
-    said = f"{workdir}: at step {step} the loss or its gradient was not finite; its pairs are in {path}: {names[0]}, …"
+    said = f"{run.workdir}: at step {step} the loss or its gradient was not finite"
+    said += f"; its pairs are in {path}: {names[0]}, …"
     limit = run.experiment.skip_at_most
     if numbers["skipped"] <= limit:
         display.say(f"warning: {said} (left out, as {numbers['skipped']:.0f} of at most {limit})")
         return
-    checkpoints.wait_until_finished()
-    newest = checkpoints.latest_step()
+    checkpoints.wait()
+    newest = checkpoints.newest()
     kept = f"The newest checkpoint is of step {newest}" if newest else "There is no checkpoint yet"
     raise InputError(
         f"{said} {kept}. Try a lower config.optimizer.base_learning_rate in another --workdir, or here "

@@ -27,12 +27,14 @@ from mimic_jax.training.workdir import position_grid, saved_steps
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """config: resolved. examples, held_out: what is trained on, and what is evaluated on, if anything.
+    """config: resolved. workdir: where all that the run leaves goes.
+    examples, held_out: what is trained on, and what is evaluated on, if anything.
     initial: weights that it begins from; None for fresh ones, or where it carries on.
     steps, warmup_steps: of the whole run, and until the learning rate is at its peak.
     """
 
     config: ConfigDict
+    workdir: Path
     experiment: Experiment
     mixture: Mixture
     examples: Examples
@@ -47,6 +49,11 @@ class Run:
         """Of the model in a step."""
         config, experiment = self.config, self.experiment
         return sum(model_flops(config.objective, experiment.sizes, experiment.crop, config.batch_size).values())
+
+    def keys(self) -> tuple[jax.Array, jax.Array]:
+        """Of the parameters it begins with, and of what is random in its steps."""
+        init, steps = jax.random.split(jax.random.key(self.config.seed))
+        return init, steps
 
     def batches(self, first_step: int) -> Prefetch:
         """Batches on the devices, from global step `first_step` (0-based) on.
@@ -133,7 +140,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
     # Where both views of a pair are images, a pair is two examples.
     steps, *lengths = total_steps(config, len(examples) * config.batch_size // experiment.records)
     setup = set_up(config, experiment, tuple(lengths))
-    return Run(config, experiment, mixture, examples, held_out, initial, steps, lengths[0], setup)
+    return Run(config, workdir, experiment, mixture, examples, held_out, initial, steps, lengths[0], setup)
 
 
 def _with_known_grid(config: ConfigDict, workdir: Path, initial: Weights | None) -> ConfigDict:

@@ -50,7 +50,7 @@ _OPERATIONAL = (
 _OF_A_HOST = ("data.threads", "data.workers", "data.train", "eval.data")
 
 
-def claim(workdir: Path, run: Run) -> None:
+def claim(run: Run) -> None:
     """Writes the resolved config, and what the data are, into a new workdir, or checks that it is this run's.
 
     The first process does; the others wait for it.
@@ -64,11 +64,11 @@ def claim(workdir: Path, run: Run) -> None:
     apart = bool(run.config.eval.data), run.held_out and run.held_out.mixture.fingerprint()
     if others := hosts.unlike_first(json.dumps([fields, run.mixture.fingerprint(), apart], sort_keys=True)):
         raise InputError(
-            f"{workdir}: the processes {others} have another config, or other data, than process 0: they would train "
-            "different models; start all with the same command, on the same files"
+            f"{run.workdir}: the processes {others} have another config, or other data, than process 0: they would "
+            "train different models; start all with the same command, on the same files"
         )
     if hosts.is_first():
-        _claim(workdir, config, describe_data(run.mixture))
+        _claim(run.workdir, config, describe_data(run.mixture))
     hosts.wait("workdir")
 
 
@@ -112,7 +112,7 @@ def describe_data(mixture: Mixture) -> list[dict[str, Any]]:
     return described
 
 
-def add_start(workdir: Path, run: Run, step: int) -> None:
+def add_start(run: Run, step: int) -> None:
     """Adds what this start of the run runs on to the workdir, and the fields that may be others than at its first.
 
     The first process does.
@@ -122,7 +122,7 @@ def add_start(workdir: Path, run: Run, step: int) -> None:
     """
     if not hosts.is_first():
         return
-    path = workdir / ENVIRONMENT
+    path = run.workdir / ENVIRONMENT
     try:
         starts = list(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):  # none yet, or damaged: nothing depends on it
