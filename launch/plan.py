@@ -163,7 +163,7 @@ def _time(plan, price):
     yield "at peak: compute, memory, links", " · ".join(map(_duration, peaks))
     yield "step time", f"at least {_duration(bound.seconds)}, limited by {bound.limit}"
     yield "examples a second", f"at most {plan.examples_per_step / bound.seconds:,.0f}"
-    yield "model-FLOPs utilisation", f"at most {bound.utilisation:.0%}"
+    yield "model-FLOPs utilisation (MFU)", f"at most {bound.utilisation:.0%}"
     if plan.steps is None:
         yield "whole run", "give --examples=N, the pairs of the training set"
         return

@@ -5,6 +5,7 @@ import hashlib
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 
@@ -152,6 +153,8 @@ def ending_together() -> Iterator[None]:
             traceback.print_exc()
         sys.stderr.flush()
         sys.stdout.flush()
+        if is_first():  # JAX ends the others with this one: let them say what they have to say
+            time.sleep(1)
         os._exit(code)
 
 

@@ -7,6 +7,7 @@ one that is damaged is set aside in `damaged/`.
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,13 +30,15 @@ from mimic_jax.training.metrics import METRICS, read_metrics
 from mimic_jax.training.state import TrainState
 from mimic_jax.training.workdir import CHECKPOINTS, DAMAGED, DATA, read_config, saved_steps
 
-# In messages of what fails to read and may be whole: the system, or a host, says no, now or always.
+# In messages of what fails to read, and may be whole: the system, or a host, says no for now.
 _LATER = ("os_error_code", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+# Of what may be whole, and is not read by trying again.
 _NEVER = ("Permission denied", "structures do not match")
 # In messages of what fails to write: the disk is full, a quota or a limit is met, or the folder is read-only.
 _CANNOT_WRITE = ("No space left", "Disk quota", "File too large", "Read-only file system", "Permission denied")
-# Of reads and writes that were under way when another failed.
+# In what Python says of reads and writes that were under way when another failed.
 _DROPPED = ("Event loop is closed", "error while reading array index")
+_LOGS_OF_DROPPED = ("asyncio", "concurrent.futures")
 
 
 @contextlib.contextmanager
@@ -46,7 +49,7 @@ def writing(workdir: Path) -> Iterator[None]:
       InputError: no room is left in the workdir, or it cannot be written for another reason of its disk's.
     """
     try:
-        with _one_error():
+        with _quiet_about_dropped():
             yield
     except InputError:
         raise
@@ -64,24 +67,32 @@ def writing(workdir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_error() -> Iterator[None]:
-    """Where a read or a write within fails, the others under way print nothing, until the process ends.
+def _quiet_about_dropped() -> Iterator[None]:
+    """Where a read or a write within fails, no errors of the others under way are printed, until the process ends.
 
-    Orbax and TensorStore drop them when the first has failed, and Python and asyncio would print an error of each.
+    Orbax and TensorStore drop them when the first has failed; they end at some later time, when Python collects them.
     """
-    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
+    before, logs = sys.unraisablehook, {log: log.disabled for log in map(logging.getLogger, _LOGS_OF_DROPPED)}
 
-    def dropped(said: object) -> bool:
-        return any(word in str(said) for word in _DROPPED)
+    def hook(raised: Any) -> None:
+        if not any(words in str(raised.exc_value) for words in _DROPPED):
+            before(raised)
 
-    def kept(record: logging.LogRecord) -> bool:
-        return not dropped(record.getMessage())
-
-    sys.unraisablehook = lambda raised: dropped(raised.exc_value) or hook(raised)
-    log.addFilter(kept)
-    yield
     sys.unraisablehook = hook
-    log.removeFilter(kept)
+    for log in logs:
+        log.disabled = True
+    yield
+    if sys.unraisablehook is hook:  # nothing within has failed
+        sys.unraisablehook = before
+        for log, disabled in logs.items():
+            log.disabled = disabled
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        # The loop asks. Orbax asks too, once a save is done, by the save's step, which JAX would take for the step that
+        # this process is at: the processes might agree to stop after one that is over.
+        return False
 
 
 class Checkpoints:
@@ -101,13 +112,15 @@ class Checkpoints:
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,  # of a process that was killed while it wrote
         )
-        self._manager = ocp.CheckpointManager((workdir / CHECKPOINTS).absolute(), options=options)
+        self._manager = _Manager((workdir / CHECKPOINTS).absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        # Where another process is lost, a save under way would be waited for in vain.
+        if kind is None or issubclass(kind, InputError) or jax.process_count() == 1:
+            self._manager.close()
 
     def newest(self) -> int:
         """The step of the newest checkpoint, whether it is written by now or not; 0 where there is none."""
@@ -151,7 +164,7 @@ class Checkpoints:
             found = damage = None
             try:
                 found = _read(folder, shapes)
-            except _Damaged as error:
+            except Damaged as error:
                 damage = str(error)
             if not hosts.all_of(damage is None):  # no process takes part in more before all know
                 damage = damage or "as another process finds"
@@ -196,7 +209,8 @@ def load_weights(workdir: Path, step: int | None = None) -> Weights:
       step: which checkpoint; the newest by default.
 
     Raises:
-      InputError: the workdir has no config or no such checkpoint.
+      InputError: the workdir has no config or no such checkpoint, or it is damaged.
+      TryAgain: it may be whole, but cannot be read now.
     """
     config = read_config(workdir)
     kind, sizes = config["objective"], sizes_of(config)
@@ -215,8 +229,8 @@ def load_weights(workdir: Path, step: int | None = None) -> Weights:
     try:
         found, position = _restore(folder, {item: like})
         if position["checksums"][item] != int(checksum(found[item])):
-            raise _Damaged("its arrays are not those that were saved")
-    except _Damaged as error:
+            raise Damaged("its arrays are not those that were saved")
+    except Damaged as error:
         raise InputError(f"{folder}: this checkpoint cannot be read ({error}); give another step") from error
     about = {"origin": str(workdir), "step": step, "config": config} | _told(workdir, step)
     return Weights(kind, sizes, found[item], about)
@@ -234,7 +248,7 @@ def _told(workdir: Path, step: int) -> dict[str, Any]:
     return told
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """Says what is wrong with a checkpoint."""
 
 
@@ -283,26 +297,40 @@ def _restore(folder: Path, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], 
     """
     arrays, folder = ocp.StandardCheckpointHandler(), folder.absolute()
     try:
-        with _one_error():
+        for file in ("data/metadata", *(f"{name}/_METADATA" for name in like)):
+            (folder / file).stat()  # Orbax calls absent whatever the system does not show
+        with _quiet_about_dropped():
             position = ocp.JsonCheckpointHandler().restore(folder / "data")
             position["step"], position["dataset"], position["checksums"]
             return {
                 name: arrays.restore(folder / name, args=ocp.args.StandardRestore(tree)) for name, tree in like.items()
             }, position
-    except MemoryError:
-        raise
     except Exception as error:  # Orbax and TensorStore report damage by many exception types
-        if not folder.exists():
-            raise TryAgain(f"{folder}: this checkpoint has gone meanwhile; run again") from error
-        cause = error
-        while cause.__cause__:  # Orbax wraps what TensorStore says
-            cause = cause.__cause__
-        said = one_line(cause)[:300]
-        unchanged = f"{folder}: this checkpoint cannot be read now ({said}); nothing of it was changed"
-        if any(word in str(cause) for word in _NEVER):
-            raise InputError(unchanged) from error
-        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
-            raise TryAgain(unchanged) from error
-        if any(word in str(cause) for word in _LATER):
-            raise TryAgain(unchanged) from error
-        raise _Damaged(f"{type(cause).__name__}: {said}") from error
+        raise failure(folder, error) from error
+
+
+def failure(folder: Path, error: Exception) -> BaseException:
+    """What to raise for an error of reading a checkpoint.
+
+    Returns:
+      Damaged only where the system has given what it has; TryAgain where it refuses for now; InputError where it
+      always will; or what ends the process, such as an interrupt.
+    """
+    cause = error
+    while cause.__cause__:  # Orbax wraps what TensorStore says, and an interrupt too
+        cause = cause.__cause__
+    if not isinstance(cause, Exception):
+        return cause
+    if not os.path.exists(folder):
+        return TryAgain(f"{folder}: this checkpoint has gone meanwhile; run again")
+    said, text = f"{type(cause).__name__}: {one_line(cause)[:300]}", str(cause)
+    refused = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    unchanged = (
+        f"{folder}: this checkpoint cannot be read ({said}); nothing of it was changed. Run again once it can, or move "
+        "it elsewhere: then the one before it is used"
+    )
+    if any(words in text for words in _NEVER):
+        return InputError(unchanged)
+    if refused or isinstance(cause, MemoryError) or any(words in text for words in _LATER):
+        return TryAgain(unchanged)
+    return Damaged(said)

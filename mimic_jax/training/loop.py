@@ -60,7 +60,7 @@ def train(
                 hosts.first_says(f"{workdir}: already trained for {first_step} steps")
                 return
             if state is None:
-                state = run.setup.init(run.keys()[0])
+                state = run.setup.init(run.init_key)
                 if run.initial:
                     state, taken = start_from(state, run.initial, config.objective)
                     hosts.first_says(f"{config.init}: {taken}")
@@ -108,7 +108,7 @@ def _loop(
 
     unevaluated: whether the state is to be evaluated before.
     """
-    config, (_, key) = run.config, run.keys()
+    config, key = run.config, run.step_key
     evaluate = make_evaluation(config, run.experiment, run.setup.model, run.examples, run.held_out)
     speed = Speed(first_step, pairs=run.experiment.records, flops=run.flops, compute_dtype=config.compute_dtype)
     in_flight: collections.deque[jax.Array] = collections.deque(maxlen=AHEAD)

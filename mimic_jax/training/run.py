@@ -50,10 +50,15 @@ class Run:
         config, experiment = self.config, self.experiment
         return sum(model_flops(config.objective, experiment.sizes, experiment.crop, config.batch_size).values())
 
-    def keys(self) -> tuple[jax.Array, jax.Array]:
-        """Of the parameters it begins with, and of what is random in its steps."""
-        init, steps = jax.random.split(jax.random.key(self.config.seed))
-        return init, steps
+    @property
+    def init_key(self) -> jax.Array:
+        """Of the parameters that it begins with."""
+        return jax.random.split(jax.random.key(self.config.seed))[0]
+
+    @property
+    def step_key(self) -> jax.Array:
+        """Of what is random in its steps."""
+        return jax.random.split(jax.random.key(self.config.seed))[1]
 
     def batches(self, first_step: int) -> Prefetch:
         """Batches on the devices, from global step `first_step` (0-based) on.

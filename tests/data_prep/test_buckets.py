@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.ports import free_port
+from tests.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,6 +16,7 @@ from configs.croco_tiny import get_config
 from mimic_jax.data.mixture import hold_out, open_mixture
 from mimic_jax.data.order import examples_in_step
 from mimic_jax.data.pairs import read_pairs
+from tests import commands
 from tests.datasets import make_pair, write_dataset
 from tests.launch.training import (
     assert_bit_identical,
@@ -30,8 +31,9 @@ from tests.launch.training import (
 
 
 def test_sigterm_saves_and_the_same_command_carries_on(tiny_pairs, uninterrupted, tmp_path):
-    # Traced too: what began before the stop is over after it.
-    process = start(tiny_pairs, tmp_path / "run", "--profile=3:38", checkpoint_every=1000)
+    # Traced too: what began before the stop is over after it. Evaluations leave time to stop it in.
+    changes = {"checkpoint_every": 1000, "eval__every": 2, "eval__pairs": 4, "eval__pictures": 0}
+    process = start(tiny_pairs, tmp_path / "run", "--profile=3:38", **changes)
     wait_for_step(tmp_path / "run", 6, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=100)
@@ -40,9 +42,8 @@ def test_sigterm_saves_and_the_same_command_carries_on(tiny_pairs, uninterrupted
     assert 6 <= stopped < 40
     assert f"SIGTERM: step {stopped} is saved; the same command carries on" in out
     assert metrics(tmp_path / "run")[-1]["step"] == stopped
-
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
-    done = pretrain(tiny_pairs, tmp_path / "run", "--profile=3:38", checkpoint_every=1000)
+    done = pretrain(tiny_pairs, tmp_path / "run", "--profile=3:38", **changes)
     assert done.returncode == 0, done.stderr
     assert f"carrying on from step {stopped}" in done.stdout
     assert_bit_identical(tmp_path / "run", uninterrupted)
@@ -52,7 +53,7 @@ def test_sigterm_saves_and_the_same_command_carries_on(tiny_pairs, uninterrupted
 
 
 def test_ctrl_c_saves_too(tiny_pairs, tmp_path):
-    process = start(tiny_pairs, tmp_path / "run", checkpoint_every=1000)
+    process = start(tiny_pairs, tmp_path / "run", steps=100_000, checkpoint_every=100_000)
     wait_for_step(tmp_path / "run", 6, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=100)
@@ -81,7 +82,7 @@ def test_killed_and_restarted_it_ends_bit_identical(tiny_pairs, uninterrupted, t
 
 def test_killed_on_a_mesh_it_ends_bit_identical(tiny_pairs, tmp_path):
     """Where gradients are summed over devices, and parameters gathered from them."""
-    mesh = {"devices": 4, "mesh__data": 2, "mesh__fsdp": 2, "steps": 20}
+    mesh = {"devices": 2, "mesh__data": 1, "mesh__fsdp": 2, "steps": 20}
     process = start(tiny_pairs, tmp_path / "run", **mesh)
     wait_for_step(tmp_path / "run", 8, process)
     process.kill()
@@ -112,9 +113,9 @@ def test_twenty_kills_at_random_moments_lose_nothing(tiny_pairs, uninterrupted, 
 
 
 def cut_short(checkpoint):
-    for path in (checkpoint / "params").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[:10])
+    """All files that hold arrays."""
+    for path in (checkpoint / "params").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, cut_short])
@@ -131,6 +132,15 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tiny_pairs
     assert_bit_identical(workdir, uninterrupted)
 
 
+def test_a_damaged_checkpoint_is_one_line_where_weights_are_loaded(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    cut_short(tmp_path / "run" / "checkpoints" / "40")
+    weights, output = tmp_path / "run", tmp_path / "model.safetensors"
+    done = commands.run(["launch.export", f"--weights={weights}", "--format=safetensors", f"--output={output}"])
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*/40: this checkpoint cannot be read \(.*\); give another step\n", done.stderr)
+
+
 def test_a_checkpoint_that_the_system_does_not_read_now_is_not_set_aside(tiny_pairs, uninterrupted, tmp_path):
     """Its files are links to themselves, which the system refuses to open, as it does those of a disk that is away."""
     workdir = tmp_path / "run"
@@ -142,7 +152,7 @@ def test_a_checkpoint_that_the_system_does_not_read_now_is_not_set_aside(tiny_pa
         path.symlink_to(path.name)
     done = pretrain(tiny_pairs, workdir)
     assert done.returncode == 75
-    assert re.fullmatch(r"error: .*40: this checkpoint cannot be read now .* nothing of it was changed\n", done.stderr)
+    assert re.fullmatch(r"error: .*/40: this checkpoint cannot be read .*; nothing of it was changed.*\n", done.stderr)
     shutil.rmtree(params)
     (tmp_path / "whole").rename(params)
     done = pretrain(tiny_pairs, workdir)
@@ -226,15 +236,16 @@ def test_a_full_disk_gets_one_line_and_loses_nothing(tiny_pairs, uninterrupted, 
 
 def test_on_another_mesh_it_carries_on(tiny_pairs, uninterrupted, tmp_path):
     """From four devices that hold a quarter of the state each, to one."""
-    workdir, schedule = tmp_path / "run", {"optimizer__schedule_steps": 40}
-    meshes = [(10, 4, {"mesh__data": 1, "mesh__fsdp": 4}), (40, 1, {})]
-    for last, devices, mesh in meshes:
-        # The number of steps belongs to the config: it is stopped as a user would.
-        process = start(tiny_pairs, workdir, devices=devices, **mesh, **schedule)
-        wait_for_step(workdir, last, process)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err
+    workdir = tmp_path / "run"
+    # The number of steps belongs to the config: it is stopped as a user would.
+    process = start(tiny_pairs, workdir, devices=4, mesh__data=1, mesh__fsdp=4)
+    wait_for_step(workdir, 10, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert steps(workdir)[-1] < 40
+    done = pretrain(tiny_pairs, workdir)
+    assert done.returncode == 0, done.stderr
     found, expected = losses(workdir), losses(uninterrupted)
     assert max(found) == 40
     assert expected.keys() <= found.keys()

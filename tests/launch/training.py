@@ -58,9 +58,13 @@ def xla_flags(devices):
 def wait_for_step(workdir, step, *processes):
     """Returns once a step has been logged, or a process has ended."""
     deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+    while all(process.poll() is None for process in processes):
         if max((line["step"] for line in metrics(workdir)), default=0) >= step:
             return
+        if time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
+            raise TimeoutError(f"step {step} is not reached: {[process.communicate() for process in processes]}")
         time.sleep(0.002)
 
 

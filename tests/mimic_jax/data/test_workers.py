@@ -105,12 +105,17 @@ def workers_of(process):
     return workers
 
 
+def is_there(pid):
+    """A process that nobody has asked for its exit code, a zombie, is gone."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def wait_until_gone(pids):
-    """A process that nobody has asked for its exit code, a zombie, is gone as well."""
     deadline = time.monotonic() + 30
-    while any(
-        Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text() for pid in pids
-    ):
+    while any(map(is_there, pids)):
         assert time.monotonic() < deadline, "workers are left"
         time.sleep(0.1)
 

@@ -1,6 +1,7 @@
-"""The checksum of a checkpoint, against every single change that matters; and disks that take nothing."""
+"""The checksum of a checkpoint, against every single change that matters; and disks that take or give nothing."""
 
 import errno
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimic_jax.command import InputError
-from mimic_jax.training.checkpoint import checksum, writing
+from mimic_jax.command import InputError, TryAgain
+from mimic_jax.training.checkpoint import Damaged, checksum, failure, writing
 
 TREE = {
     "kernel": np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32),
@@ -51,3 +52,35 @@ def test_a_full_disk_is_told_of_the_workdir_alone(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run" / "checkpoints" / "5"))
         with pytest.raises(OSError, match="runs"), writing(workdir):
             raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "runs" / "x"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (ValueError("OUT_OF_RANGE: Requested byte range [13, 24) is not valid for value of size 10"), Damaged),
+        (json.JSONDecodeError("Expecting value", "", 0), Damaged),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "_METADATA"), Damaged),
+        (KeyError("checksums"), Damaged),
+        (ValueError("UNKNOWN: Failed to read: Input/output error [os_error_code='5']"), TryAgain),
+        (ValueError("UNAVAILABLE: the server is away"), TryAgain),
+        (OSError(errno.ESTALE, "Stale file handle"), TryAgain),
+        (MemoryError(), TryAgain),
+        (PermissionError(errno.EACCES, "Permission denied"), InputError),
+        (ValueError("PERMISSION_DENIED: Failed to open: Permission denied [os_error_code='13']"), InputError),
+    ],
+)
+def test_what_the_system_refuses_is_not_damage(tmp_path, cause, kind):
+    for error in (cause, wrapped(cause)):
+        assert type(failure(tmp_path, error)) is kind
+        assert type(failure(tmp_path / "absent", error)) is TryAgain
+
+
+def test_an_interrupt_is_not_damage(tmp_path):
+    assert type(failure(tmp_path, wrapped(KeyboardInterrupt()))) is KeyboardInterrupt
+
+
+def wrapped(cause):
+    """As Orbax does with whatever happens while it reads an array."""
+    error = Exception("Encountered error while reading array index")
+    error.__cause__ = cause
+    return error

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.ports import free_port
+from tests.processes import finish, free_port
 
 ROWS = 8
 QUARTERS = np.arange(ROWS).reshape(4, -1)
@@ -49,12 +49,8 @@ def held():
         )
         for place in range(2)
     ]
-    try:
-        ended = [process.communicate(timeout=100) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], ended
+    codes, ended = finish(processes)
+    assert codes == [0, 0], ended
     return [json.loads(told.splitlines()[-1]) for told, _ in ended]
 
 
