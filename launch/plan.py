@@ -94,9 +94,12 @@ def _search(devices):
 
 
 def _print_ranking(console, ranking, reasons):
+    from mimic_jax.planning import search
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # within 80 columns
     table.title = f"{TOPOLOGY.value}: {CONFIG.value.batch_size} examples a step; meshes are data × fsdp × tensor"
-    for column in ("mesh", "remat", "accumulate", "peak\nmemory", "step ≥", "limited\nby", "MFU ≤", "compiled\nin"):
+    columns = "mesh", "remat", "accu-\nmulate", "batch\na chip", "peak\nmemory"
+    for column in (*columns, "step ≥", "limited\nby", "MFU ≤", "compiled\nin"):
         table.add_column(column)
     for candidate, outcome in ranking:
         needed = "" if outcome.needed is None else _bytes(outcome.needed)
@@ -107,8 +110,9 @@ def _print_ranking(console, ranking, reasons):
             row = (needed, _duration(bound.seconds), bound.limit, f"{bound.utilisation:.0%}")
         else:
             row = (needed, "", "", "")
-        mesh, took = "×".join(map(str, candidate.mesh)), _duration(outcome.seconds_to_compile)
-        table.add_row(mesh, candidate.remat, str(candidate.accumulate), *row, took)
+        tried = "×".join(map(str, candidate.mesh)), candidate.remat, str(candidate.accumulate)
+        batch = str(search.batch_of_a_chip(candidate, CONFIG.value))
+        table.add_row(*tried, batch, *row, _duration(outcome.seconds_to_compile))
     console.print(table, highlight=False)
     for reason, count in reasons.items():
         console.print(f"left out, {count}×: {reason}", highlight=False, markup=False, soft_wrap=True)

@@ -163,9 +163,14 @@ def candidates_of(config: ConfigDict, devices: Sequence[jax.Device]) -> list[Can
     sizes = read(config)[1].sizes
     places = [getattr(device, "coords", None) or (device.id,) for device in devices]
     sides = [len(set(along)) for along in zip(*places, strict=True)]
-    batch = config.axis_rules.batch
-    over = (batch,) if isinstance(batch, str) else tuple(batch or ())
-    return candidates(sides, config.batch_size, math.gcd(sizes.encoder_heads, sizes.decoder_heads), over)
+    heads = math.gcd(sizes.encoder_heads, sizes.decoder_heads)
+    return candidates(sides, config.batch_size, heads, _batch_axes(config))
+
+
+def batch_of_a_chip(candidate: Candidate, config: ConfigDict) -> int:
+    """Examples that a device computes at once: its share of the global batch, in `accumulate` parts."""
+    mesh = dict(zip(AXES, candidate.mesh, strict=True))
+    return config.batch_size // math.prod(mesh[axis] for axis in _batch_axes(config)) // candidate.accumulate
 
 
 def search(
@@ -217,6 +222,11 @@ def search(
             known[candidate] = kept[key]
         yield candidate, reason or kept[key]
     compiler.shutdown()
+
+
+def _batch_axes(config: ConfigDict) -> tuple[str, ...]:
+    axes = config.axis_rules.batch
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
 def _divisors(number: int) -> list[int]:

@@ -109,7 +109,7 @@ def test_a_search_keeps_what_it_knows(tmp_path):
     """Meshes 1·8, 2·4, 4·2, 8·1 and, as heads are 2, 1·4, 2·2, 4·1 by 2: of two or four rows a device, two remats."""
     options = ("--search", f"--cache={tmp_path / 'cache.json'}")
     first = plan("cpu:8", *options, "--search_limit=1")
-    assert ranking(first) == [("1×8×1", "dots", "1")]
+    assert ranking(first) == [("1×8×1", "dots", "1", "2")], "16 pairs over 8 devices"
     assert "ranked by memory" in first.stdout
     assert max(map(len, first.stdout.splitlines()[:5])) <= 80
     assert first.stdout.splitlines()[-1] == "for the first: --config.mesh.fsdp=8"
@@ -124,7 +124,7 @@ def test_a_search_keeps_what_it_knows(tmp_path):
 
 def ranking(done):
     assert done.returncode == 0, done.stderr
-    return re.findall(r"^ *(\d+×\d+×\d+) +(\w+) +(\d+) ", done.stdout, re.MULTILINE)
+    return re.findall(r"^ *(\d+×\d+×\d+) +(\w+) +(\d+) +(\d+) ", done.stdout, re.MULTILINE)
 
 
 def left_out(done):
