@@ -38,6 +38,7 @@ def main() -> None:
             "(docs/pods.md)"
         )
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value, cluster=CLUSTER.value)
+    hosts.heed_sigterm()
     # What fails in Orbax' threads it logs, and raises again where it is waited for.
     logging.set_verbosity(logging.FATAL)
     train(CONFIG.value, Path(WORKDIR.value), profile=profile, wandb_project=WANDB.value)

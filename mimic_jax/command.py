@@ -33,6 +33,10 @@ class TryAgain(InputError):
     exit_code = 75  # "temporary failure" in sysexits.h
 
 
+class Stopped(BaseException):
+    """SIGTERM came where there was nothing to save."""
+
+
 def run(main: Callable[..., None], positional: Sequence[str] = ()) -> None:
     """Parses the flags and runs `main`, turning a user's mistakes into one line and exit code 2.
 
@@ -76,11 +80,15 @@ def _guarded(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _fail(one_line(error), error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command carries on from here", file=sys.stderr, flush=True)
+    except (KeyboardInterrupt, Stopped) as stop:
+        code = 0 if isinstance(stop, Stopped) else 130
+        if code:
+            print("interrupted; the same command carries on from here", file=sys.stderr, flush=True)
+        else:
+            print("SIGTERM: there was nothing to save; the same command carries on", flush=True)
         # At once: threads of pools that are being taken down would each print a traceback of their own.
         sys.stdout.flush()
-        os._exit(130)
+        os._exit(code)
 
 
 def _misspelt(error: BaseException, argv: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from mimic_jax.command import InputError, one_line
+from mimic_jax.command import InputError, Stopped, one_line
 
 # What a process finds when another one has gone, by the word in the message: CPUs, NVIDIA's GPUs, TPUs, all of them.
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "coordination service", "heartbeat", "Connection reset", "Connection closed")
@@ -53,6 +53,12 @@ def join(coordinator: str | None, processes: int | None, process: int | None, *,
                 f"({one_line(error)}); mend that, or give --coordinator, --processes and --process"
             ) from error
         first_says(f"{jax.process_count()} processes, {jax.device_count()} devices")
+
+
+def heed_sigterm() -> None:
+    """From now on SIGTERM raises `Stopped` in a process that is alone; where there are several, JAX listens itself."""
+    if jax.process_count() == 1:  # which starts the devices: libtpu takes the signal to itself then
+        signal.signal(signal.SIGTERM, _stop)
 
 
 def is_first() -> bool:
@@ -156,6 +162,10 @@ def ending_together() -> Iterator[None]:
         if is_first():  # JAX ends the others with this one: let them say what they have to say
             time.sleep(1)
         os._exit(code)
+
+
+def _stop(*_) -> None:
+    raise Stopped
 
 
 def _in_cluster() -> bool:

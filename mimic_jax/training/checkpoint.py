@@ -323,11 +323,13 @@ def failure(folder: Path, error: Exception) -> BaseException:
         return cause
     if not os.path.exists(folder):
         return TryAgain(f"{folder}: this checkpoint has gone meanwhile; run again")
-    said, text = f"{type(cause).__name__}: {one_line(cause)[:300]}", str(cause)
+    text = str(cause)
+    reason = one_line(cause).partition(" [tensorstore_spec")[0]  # which comes last, and is long
+    said = f"{type(cause).__name__}: {reason if len(reason) <= 300 else '… ' + reason[-300:]}"
     refused = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
     unchanged = (
         f"{folder}: this checkpoint cannot be read ({said}); nothing of it was changed. Run again once it can, or move "
-        "it elsewhere: then the one before it is used"
+        "it elsewhere: then the one before it, if there is one, is used"
     )
     if any(words in text for words in _NEVER):
         return InputError(unchanged)

@@ -60,6 +60,8 @@ def train(
                 hosts.first_says(f"{workdir}: already trained for {first_step} steps")
                 return
             if state is None:
+                if (workdir / METRICS).exists():
+                    hosts.first_says(f"warning: {workdir}: there are metrics and no checkpoint, so both begin anew")
                 state = run.setup.init(run.init_key)
                 if run.initial:
                     state, taken = start_from(state, run.initial, config.objective)

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -50,6 +51,16 @@ def test_sigterm_saves_and_the_same_command_carries_on(tiny_pairs, uninterrupted
     starts = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert [each["step"] for each in starts] == [0, stopped]
     assert starts[0]["packages"]["numpy"] == np.__version__
+
+
+def test_sigterm_before_the_first_step_ends_it_as_well(tiny_pairs, tmp_path):
+    process = start(tiny_pairs, tmp_path / "run")
+    while not (tmp_path / "run" / "config.json").exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert re.search("SIGTERM: .*; the same command carries on", out)
 
 
 def test_ctrl_c_saves_too(tiny_pairs, tmp_path):
@@ -153,6 +164,7 @@ def test_a_checkpoint_that_the_system_does_not_read_now_is_not_set_aside(tiny_pa
     done = pretrain(tiny_pairs, workdir)
     assert done.returncode == 75
     assert re.fullmatch(r"error: .*/40: this checkpoint cannot be read .*; nothing of it was changed.*\n", done.stderr)
+    assert "Too many levels of symbolic links" in done.stderr
     shutil.rmtree(params)
     (tmp_path / "whole").rename(params)
     done = pretrain(tiny_pairs, workdir)
