@@ -96,11 +96,10 @@ def _search(devices):
 def _print_ranking(console, ranking, reasons):
     from mimic_jax.planning import search
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # within 80 columns
-    table.title = f"{TOPOLOGY.value}: {CONFIG.value.batch_size} examples a step; meshes are data × fsdp × tensor"
-    columns = "mesh", "remat", "accu-\nmulate", "batch\na chip", "peak\nmemory"
-    for column in (*columns, "step ≥", "limited\nby", "MFU ≤", "compiled\nin"):
-        table.add_column(column)
+    columns = ("mesh", "remat", "accu-\nmulate", "batch\na chip", "peak\nmemory", "step ≥", "limited\nby", "MFU ≤")
+    title = f"{TOPOLOGY.value}: {CONFIG.value.batch_size} examples a step; meshes are data × fsdp × tensor"
+    within_80_columns = {"box": box.SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
+    table = Table(*columns, "compiled\nin", title=title, **within_80_columns)
     for candidate, outcome in ranking:
         needed = "" if outcome.needed is None else _bytes(outcome.needed)
         bound = outcome.bound

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -80,15 +81,19 @@ def _guarded(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _fail(one_line(error), error.exit_code)
-    except (KeyboardInterrupt, Stopped) as stop:
-        code = 0 if isinstance(stop, Stopped) else 130
-        if code:
-            print("interrupted; the same command carries on from here", file=sys.stderr, flush=True)
-        else:
-            print("SIGTERM: there was nothing to save; the same command carries on", flush=True)
-        # At once: threads of pools that are being taken down would each print a traceback of their own.
-        sys.stdout.flush()
-        os._exit(code)
+    except Stopped:
+        print("SIGTERM: there was nothing to save; the same command carries on")
+        _end_at_once(0)
+    except KeyboardInterrupt:
+        print("interrupted; the same command carries on from here", file=sys.stderr)
+        _end_at_once(130)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """Threads of pools that are being taken down would each print a traceback of their own."""
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _misspelt(error: BaseException, argv: Sequence[str]) -> str:

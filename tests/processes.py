@@ -3,7 +3,8 @@
 import random
 import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 
@@ -17,6 +18,17 @@ def free_port() -> int:
                 continue
             return port
     raise OSError("no free port was found")
+
+
+def wait_for(condition: Callable[[], bool], *processes: subprocess.Popen, seconds: float = 200) -> None:
+    """Returns once a condition holds, or a process has ended."""
+    deadline = time.monotonic() + seconds
+    while not condition() and all(process.poll() is None for process in processes):
+        if time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
+            raise TimeoutError(f"what is waited for has not come: {[each.communicate() for each in processes]}")
+        time.sleep(0.002)
 
 
 def finish(processes: Sequence[subprocess.Popen], seconds: float = 200) -> tuple[list[int], list[tuple[str, str]]]:

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -29,6 +28,7 @@ from tests.launch.training import (
     steps,
     wait_for_step,
 )
+from tests.processes import wait_for
 
 
 def test_sigterm_saves_and_the_same_command_carries_on(tiny_pairs, uninterrupted, tmp_path):
@@ -55,8 +55,7 @@ def test_sigterm_saves_and_the_same_command_carries_on(tiny_pairs, uninterrupted
 
 def test_sigterm_before_the_first_step_ends_it_as_well(tiny_pairs, tmp_path):
     process = start(tiny_pairs, tmp_path / "run")
-    while not (tmp_path / "run" / "config.json").exists() and process.poll() is None:
-        time.sleep(0.002)
+    wait_for((tmp_path / "run" / "config.json").exists, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
@@ -123,13 +122,18 @@ def test_twenty_kills_at_random_moments_lose_nothing(tiny_pairs, uninterrupted, 
     assert_bit_identical(tmp_path / "run", uninterrupted)
 
 
-def cut_short(checkpoint):
-    """All files that hold arrays."""
-    for path in (checkpoint / "params").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[:10])
+def cut_short(checkpoint, pattern="*"):
+    for path in (checkpoint / "params").rglob(pattern):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut_short])
+def cut_arrays_short(checkpoint):
+    """So that all is found, and one array after the other fails to read."""
+    cut_short(checkpoint, "d/*")
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, cut_arrays_short])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tiny_pairs, uninterrupted, tmp_path, damage):
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
@@ -145,7 +149,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tiny_pairs
 
 def test_a_damaged_checkpoint_is_one_line_where_weights_are_loaded(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, tmp_path / "run")
-    cut_short(tmp_path / "run" / "checkpoints" / "40")
+    cut_arrays_short(tmp_path / "run" / "checkpoints" / "40")
     weights, output = tmp_path / "run", tmp_path / "model.safetensors"
     done = commands.run(["launch.export", f"--weights={weights}", "--format=safetensors", f"--output={output}"])
     assert done.returncode == 2

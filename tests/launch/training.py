@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tests import commands
+from tests.processes import wait_for
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -57,15 +57,7 @@ def xla_flags(devices):
 
 def wait_for_step(workdir, step, *processes):
     """Returns once a step has been logged, or a process has ended."""
-    deadline = time.monotonic() + 200
-    while all(process.poll() is None for process in processes):
-        if max((line["step"] for line in metrics(workdir)), default=0) >= step:
-            return
-        if time.monotonic() > deadline:
-            for process in processes:
-                process.kill()
-            raise TimeoutError(f"step {step} is not reached: {[process.communicate() for process in processes]}")
-        time.sleep(0.002)
+    wait_for(lambda: max((line["step"] for line in metrics(workdir)), default=0) >= step, *processes)
 
 
 def metrics(workdir):

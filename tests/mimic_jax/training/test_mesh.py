@@ -49,7 +49,7 @@ def held():
         )
         for place in range(2)
     ]
-    codes, ended = finish(processes)
+    codes, ended = finish(processes, 100)
     assert codes == [0, 0], ended
     return [json.loads(told.splitlines()[-1]) for told, _ in ended]
 
