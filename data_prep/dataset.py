@@ -1,32 +1,26 @@
 """A dataset folder that survives being killed at any moment, on a disk or in a bucket.
 
-While it is mined, `.parts/` holds one file for each finished scene: its records and its manifest entry, there whole or
+While it is made, `.parts/` holds one file for each finished scene: its records and its manifest entry, there whole or
 not at all. To finish, the scenes already in the dataset and those in `.parts/` are written in natural order of their
 names to `.ready/`, `moves.json` last; from then on its files are moved into place, `dataset_info.json` last. A run that
 finds `.ready/moves.json` ends that move first; a `.ready/` without it is begun anew. While it is put together a dataset
 takes its own size again on disk; afterwards manifest and shards are all there is.
 """
 
-import collections
 import concurrent.futures
 import contextlib
 import errno
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
-from data_prep import shards
-from data_prep.shards import PART, Piece, Shard
+from data_prep import manifests, shards
+from data_prep.shards import DIGEST, PART, Piece, Shard
 from data_prep.sources.scene import natural_key
 from mimic_jax import files, records
 from mimic_jax.command import InputError
@@ -47,7 +41,7 @@ def opened(output: Path, settings: Entry) -> Iterator[None]:
     A bucket has no locks: there nobody else may write to the folder.
 
     Raises:
-      InputError: the folder is something else's, was mined with other settings, another run is writing to it, or there
+      InputError: the folder is something else's, was made with other settings, another run is writing to it, or there
         is no room left on its disk.
     """
     if output.exists() and not output.is_dir():
@@ -90,25 +84,34 @@ def read_manifest(output: Path) -> Entry:
 
 
 def finished(output: Path) -> dict[str, Entry]:
-    """The manifest entry of every scene that has been mined, by name."""
+    """The manifest entry of every scene that is done, by name."""
     scenes = dict(read_manifest(output)["scenes"])
     return scenes | {footer["scene"]: footer["entry"] for footer in _footers(_parts(output))}
 
 
-def write_part(output: Path, scene: str, pairs: Iterable[records.Pair], entry: Entry) -> None:
-    """Puts a mined scene on disk, whole or not at all.
+def write_part(
+    output: Path,
+    scene: str,
+    examples: Iterable[Any],
+    entry: Entry,
+    encode: Callable[[Any], bytes] = records.encode,
+) -> None:
+    """Puts a finished scene on disk, whole or not at all.
 
     Args:
-      pairs: drawn and encoded one by one.
-      entry: the scene's entry in the manifest; `pairs` may fill it while it is drawn. It gains "bytes", those of the
-        records.
+      output: the dataset folder.
+      scene: its name.
+      examples: the scene's records, drawn and encoded one by one.
+      entry: the scene's entry in the manifest; `examples` may fill it while they are drawn. It gains "bytes", those of
+        the records.
+      encode: the bytes of a record; `Schema.encode`, or that of pairs.
     """
-    footer = {"scene": scene, "entry": entry, "versions": versions()}
+    footer = {"scene": scene, "entry": entry, "versions": manifests.versions()}
 
     def encoded() -> Iterator[bytes]:
         entry["bytes"] = 0
-        for pair in pairs:
-            record = records.encode(pair)
+        for example in examples:
+            record = encode(example)
             entry["bytes"] += len(record)
             yield record
 
@@ -121,19 +124,30 @@ def is_whole(output: Path, count: int | None) -> bool:
     manifest = read_manifest(output)
     if not manifest["scenes"] or _parts(output):
         return False
-    wanted = shards.shard_count(manifest["totals"]["pairs_kept"], count)
-    return sum(map(_is_shard, files.inside(output))) == wanted and (output / INFO).exists() == bool(wanted)
+    wanted = shards.shard_count(manifests.kept(manifest), count)
+    found = [path for path in files.inside(output) if _is_shard(path, manifests.kind_of(manifest))]
+    return len(found) == wanted and (output / INFO).exists() == bool(wanted)
 
 
-def assemble(output: Path, settings: Entry, patches: int, count: int | None, each: Each) -> Entry:
+def assemble(
+    output: Path,
+    settings: Entry,
+    schema: records.Schema,
+    count: int | None,
+    each: Each,
+    facts: Entry | None = None,
+) -> Entry:
     """Makes the dataset of what is in place and what is in `.parts/`; returns the manifest. Clears `.parts/`.
 
-    Where no pair was kept the manifest is all that is written.
+    Where no record was kept the manifest is all that is written.
 
     Args:
-      patches: of a view.
-      count: shards; None for one each 10 000 pairs.
+      output: the dataset folder.
+      settings: what the dataset was made with.
+      schema: of the records.
+      count: shards; None for one each 10 000 records.
       each: does the shards, here or elsewhere.
+      facts: more of the manifest, as {"classes": [names]}.
 
     Raises:
       InputError: a shard of the dataset in place is missing, cut short or damaged.
@@ -144,38 +158,49 @@ def assemble(output: Path, settings: Entry, patches: int, count: int | None, eac
     scenes = {name: (entry, next(places)) for name, entry in old["scenes"].items()}
     parts = _parts(output)
     for part, footer in zip(parts, _footers(parts), strict=True):
-        scenes[footer["scene"]] = (footer["entry"], [Piece(part, 0, footer["entry"]["pairs_kept"])])
+        scenes[footer["scene"]] = (
+            footer["entry"],
+            [Piece(part, 0, footer["entry"][records.count_names(schema.kind)[1]])],
+        )
         used.append(footer["versions"])
     names = sorted(scenes, key=natural_key)
-    manifest = {
-        "settings": settings,
-        "versions": {tool: ", ".join(sorted({each[tool] for each in used})) for tool in versions()},
-        "totals": totals(scenes[name][0] for name in names),
-        "scenes": {name: scenes[name][0] for name in names},
-    }
-    write(output, manifest, [piece for name in names for piece in scenes[name][1]], patches, count, each)
+    manifest = manifests.manifest_of(schema.kind, settings, used, {name: scenes[name][0] for name in names}, facts)
+    write(output, manifest, [piece for name in names for piece in scenes[name][1]], schema, count, each)
     return manifest
 
 
-def write(output: Path, manifest: Entry, pieces: Sequence[Piece], patches: int, count: int | None, each: Each) -> None:
-    """Puts a dataset in the place of what is there, whole or not at all. Arguments as for `assemble`."""
+def write(
+    output: Path, manifest: Entry, pieces: Sequence[Piece], schema: records.Schema, count: int | None, each: Each
+) -> None:
+    """Puts a dataset in the place of what is there, whole or not at all.
+
+    Args:
+      output: the dataset folder.
+      manifest: of the dataset.
+      pieces: where its records are, in order.
+      schema, count, each: as for `assemble`.
+    """
     ready = output / READY
     ready.mkdir(exist_ok=True)
     count = shards.shard_count(sum(piece.count for piece in pieces), count)
     if count:
-        todo = shards.plan(pieces, [ready / records.shard_name(SPLIT, index, count) for index in range(count)])
+        todo = shards.plan(
+            pieces, [ready / records.shard_name(SPLIT, index, count, schema.kind) for index in range(count)]
+        )
         if count == 1:
             shards.write_shard(todo[0])
         else:
             each(shards.write_shard, todo)
         lengths = [sum(piece.count for piece in shard.pieces) for shard in todo]
         num_bytes = sum(entry.get("bytes", 0) for entry in manifest["scenes"].values())
-        records.write_index(ready, split=SPLIT, shard_lengths=lengths, num_bytes=num_bytes, patches=patches)
+        records.write_index(ready, split=SPLIT, shard_lengths=lengths, num_bytes=num_bytes, schema=schema)
+        digests = [shard.file.with_name(shard.file.name + DIGEST).read_text() for shard in todo]
+        files.write(ready / records.DIGESTS, _json({"sha256": digests}))
     files.write(ready / records.MANIFEST, _json(manifest))
     for path in files.inside(ready):
         files.sync(path)
     # A worker that was given up but lives on may have left a file half written.
-    names = [path.name for path in files.inside(ready) if not path.name.endswith(".tmp")]
+    names = [path.name for path in files.inside(ready) if not path.name.endswith((".tmp", DIGEST))]
     names.sort(key=lambda name: (name == INFO, name))
     files.write(ready / MOVES, _json(names))
     files.sync(output)
@@ -183,12 +208,13 @@ def write(output: Path, manifest: Entry, pieces: Sequence[Piece], patches: int, 
 
 
 def pieces_of(folder: Path) -> Iterator[list[Piece]]:
-    """Where the records of each scene of a finished dataset lie, in the order of its manifest.
+    """Where the records of each scene are stored in a finished dataset, in the order of its manifest.
 
     What was written counts, not what is there: with a shard missing, the records of one scene would pass for another's.
     """
     manifest = read_manifest(folder)
-    if not any(entry["pairs_kept"] for entry in manifest["scenes"].values()):
+    kind = manifests.kind_of(manifest)
+    if not any(map(len, records.scene_spans(manifest).values())):
         yield from ([] for _ in manifest["scenes"])
         return
     lengths = [int(length) for length in json.loads((folder / INFO).read_text())["splits"][0]["shardLengths"]]
@@ -200,33 +226,10 @@ def pieces_of(folder: Path) -> Iterator[list[Piece]]:
                 index, first = index + 1, 0
                 continue
             taken = min(wanted, lengths[index] - first)
-            shard = folder / records.shard_name(SPLIT, index, len(lengths))
+            shard = folder / records.shard_name(SPLIT, index, len(lengths), kind)
             pieces.append(Piece(shard, first, taken, lengths[index]))
             first, wanted = first + taken, wanted - taken
         yield pieces
-
-
-def totals(entries: Iterable[Entry]) -> Entry:
-    """Sums of the counts of many scenes."""
-    numbers: collections.Counter = collections.Counter()
-    tables: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    for entry in entries:
-        numbers.update(scenes=1, **{key: entry[key] for key in ("frames_read", "pairs_tried", "pairs_kept")})
-        for key in ("rejected", "problems", "yield"):
-            tables[key].update(entry.get(key, {}))
-    total = {key: numbers[key] for key in ("scenes", "frames_read", "pairs_tried", "pairs_kept")}
-    total |= {key: dict(sorted(tables[key].items())) for key in ("rejected", "problems")}
-    return total | ({"yield": dict(tables["yield"])} if tables["yield"] else {})
-
-
-def versions() -> dict[str, str]:
-    """The versions of the tools that decide what a dataset holds."""
-    return {
-        "data_prep": importlib.metadata.version("mimic_jax"),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def remove(folder: Path) -> None:
@@ -264,25 +267,30 @@ def _check(output: Path, settings: Entry) -> None:
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not written by mine; give another --output") from error
+            raise InputError(f"{path}: not written by mine or label; give another --output") from error
     if earlier is None:
         strange = [path.name for path in files.inside(output) if path.name not in (PARTS, READY)]
         if strange:
             raise InputError(
                 f"{output}: holds other things ({', '.join(strange[:3])}{', …' if strange[3:] else ''}); "
-                "--output must be new, empty, or a dataset that mine began"
+                "--output must be new, empty, or a dataset that the same command began"
             )
         return
     if ("merged" in earlier) != ("merged" in settings):
-        raise InputError(f"{output}: a merged dataset; mine into another --output, and merge anew")
+        raise InputError(f"{output}: a merged dataset; give another --output, and merge anew")
+    was, wanted = (of.get("records", records.NAME) for of in (earlier, settings))
+    if was != wanted:
+        raise InputError(f"{output}: a dataset of {was}, not of {wanted}; give another --output")
     different = [key for key in settings if settings[key] != earlier.get(key)]
     if different:
         was, wanted = (" ".join(f"--{key}={_as_flag(of.get(key))}" for key in different) for of in (earlier, settings))
-        raise InputError(f"{output}: was mined with {was}, not {wanted}; give those, another --output, or remove it")
+        raise InputError(f"{output}: was made with {was}, not {wanted}; give those, another --output, or remove it")
 
 
 def _as_flag(value: Any) -> str:
-    return ",".join(f"{each:g}" for each in value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ",".join(each if isinstance(each, str) else f"{each:g}" for each in value)
+    return str(value)
 
 
 def _parts(output: Path) -> list[Path]:
@@ -303,7 +311,8 @@ def _move_into_place(output: Path) -> None:
         (output / INFO).unlink(missing_ok=True)
         files.sync(output)
     for path in files.inside(output):
-        if (_is_shard(path) or path.name == "features.json") and path.name not in names:
+        is_index = path.name in ("features.json", records.DIGESTS)
+        if (is_index or any(_is_shard(path, kind) for kind in manifests.UNITS)) and path.name not in names:
             path.unlink(missing_ok=True)
     for name in names:
         if name == INFO:
@@ -316,8 +325,8 @@ def _move_into_place(output: Path) -> None:
     remove(ready)
 
 
-def _is_shard(path: Path) -> bool:
-    return path.name.startswith(f"{records.NAME}-{SPLIT}.array_record-")
+def _is_shard(path: Path, kind: str) -> bool:
+    return path.name.startswith(f"{kind}-{SPLIT}.array_record-")
 
 
 def _json(value: Any) -> bytes:

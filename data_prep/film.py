@@ -4,8 +4,8 @@ python -m data_prep.film --output=films --scenes=4
 python -m data_prep.film --output=films --glb=house.glb --scenes=20 --ground_truth
 
 Writes NAME.mp4 (the film), NAME.npz (poses, intrinsics; with --ground_truth depth, normals and instance ids of every
-frame) and, for rooms, NAME.glb. The same flags give the same films whatever the number of workers.
-Interrupted, the same command carries on where it stopped.
+frame, and the names of the objects) and, for rooms, NAME.glb. The same flags give the same films whatever the number of
+workers. Interrupted, the same command carries on where it stopped.
 """
 
 import contextlib

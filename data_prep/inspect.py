@@ -1,4 +1,4 @@
-"""Prints what a mining run wrote about itself: settings, versions, totals, reasons, and the scenes that stand out.
+"""Prints the manifest of a dataset: settings, versions, totals, reasons, and the scenes that stand out.
 
 python -m data_prep.inspect DATASET
 """
@@ -12,17 +12,21 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from data_prep import dataset
+from data_prep import dataset, manifests
 from mimic_jax import command, files, records
 from mimic_jax.command import InputError
 
 Entry = dict[str, Any]
 
-_COUNTS = ("frames_read", "pairs_tried", "pairs_kept")
+
+def counts_of(entry: Entry, kind: str) -> tuple[int, int, int]:
+    """Frames read, records tried and records kept, in a scene or in all."""
+    tried, kept = records.count_names(kind)
+    return entry["frames_read"], entry[tried], entry[kept]
 
 
 def read_manifest(folder: Path) -> Entry:
-    """The manifest of a dataset, or of a run that kept no pair; every entry has its counts, reasons and problems.
+    """The manifest of a dataset, or of a run that kept no record; every entry has its counts, reasons and problems.
 
     Raises:
       InputError: the folder is missing or holds no such manifest.
@@ -32,21 +36,29 @@ def read_manifest(folder: Path) -> Entry:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such dataset folder; `python -m data_prep.mine` makes one") from error
+            raise InputError(
+                f"{folder}: no such dataset folder; `python -m data_prep.mine` or label makes one"
+            ) from error
         if (folder / dataset.PARTS).exists() or (folder / dataset.READY).exists():
-            raise InputError(f"{folder}: mining has not ended; give the same command again, then look at it") from error
-        raise InputError(f"{path}: missing; give the --output of a `python -m data_prep.mine`") from error
+            raise InputError(
+                f"{folder}: not finished; give the command that makes it again, then look at it"
+            ) from error
+        raise InputError(f"{path}: missing; give the --output of a `python -m data_prep.mine` or label") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: damaged, or not written by mine; copy it again or mine again") from error
+        raise InputError(
+            f"{path}: damaged, or not written by mine or label; copy it again or make the dataset again"
+        ) from error
     if not _is_manifest(manifest):
-        raise InputError(f"{path}: not a manifest that mine or merge wrote; copy it again or mine again")
+        raise InputError(
+            f"{path}: not a manifest that mine, label or merge wrote; copy it again or make the dataset again"
+        )
     return manifest
 
 
 def settings_of(manifest: Entry) -> list[Entry]:
-    """The settings of each mining run in a dataset: one, or as many as were merged."""
+    """The settings of each run in a dataset: one, or those of every run that was merged."""
 
     def leaves(settings: Entry) -> Iterable[Entry]:
         if "merged" not in settings:
@@ -64,11 +76,12 @@ def source_of(entry: Entry, manifest: Entry) -> str:
 
 
 def totals_by_source(manifest: Entry) -> dict[str, Entry]:
-    """The sums of `dataset.totals` for each source, in the order of their first scenes."""
+    """The sums of `manifests.totals` for each source, in the order of their first scenes."""
     groups: dict[str, list[Entry]] = {}
     for entry in manifest["scenes"].values():
         groups.setdefault(source_of(entry, manifest), []).append(entry)
-    return {source: dataset.totals(entries) for source, entries in groups.items()}
+    kind = manifests.kind_of(manifest)
+    return {source: manifests.totals(entries, kind) for source, entries in groups.items()}
 
 
 def readable_size(count: int) -> str:
@@ -88,15 +101,17 @@ def tables(folder: Path, manifest: Entry, scenes: int = 5) -> list[Table]:
       scenes: rows of each table of scenes.
     """
     sources = totals_by_source(manifest)
-    found = [_overview(folder, manifest), _settings(manifest), _versions(manifest), _reasons(manifest["totals"])]
+    found = [_overview(folder, manifest), _settings(manifest), _versions(manifest), _reasons(manifest)]
+    kind = manifests.kind_of(manifest)
+    unit = manifests.UNITS[kind]
     if len(sources) > 1:
-        found.append(_counts("Sources", "source", sources))
-    entries = sorted(manifest["scenes"].items(), key=lambda item: -item[1]["pairs_kept"])
+        found.append(_counts("Sources", "source", sources, kind))
+    entries = sorted(manifest["scenes"].items(), key=lambda item: -counts_of(item[1], kind)[2])
     if entries and len(entries) <= scenes:
-        found.append(_counts("Scenes", "scene", dict(entries)))
+        found.append(_counts("Scenes", "scene", dict(entries), kind))
     elif scenes:
-        found.append(_counts("Scenes with most pairs", "scene", dict(entries[:scenes])))
-        found.append(_counts("Scenes with fewest pairs", "scene", dict(entries[: -scenes - 1 : -1])))
+        found.append(_counts(f"Scenes with most {unit}", "scene", dict(entries[:scenes]), kind))
+        found.append(_counts(f"Scenes with fewest {unit}", "scene", dict(entries[: -scenes - 1 : -1]), kind))
     problems = [(name, entry["problems"]) for name, entry in manifest["scenes"].items() if entry["problems"]]
     if problems:
         found.append(_problems(problems, scenes))
@@ -109,10 +124,14 @@ def plain(text: str) -> str:
 
 
 def _is_manifest(manifest: Any) -> bool:
+    if not isinstance(manifest, dict) or manifests.kind_of(manifest) not in manifests.UNITS:
+        return False
+    names = "frames_read", *records.count_names(manifests.kind_of(manifest))
+
     def has_counts(entry: Any) -> bool:
         return (
             isinstance(entry, dict)
-            and all(type(entry.get(key)) is int for key in _COUNTS)
+            and all(type(entry.get(key)) is int for key in names)
             and all(_is_table(entry.get(key)) for key in ("rejected", "problems"))
             and _is_table(entry.get("yield", {}))
         )
@@ -124,8 +143,7 @@ def _is_manifest(manifest: Any) -> bool:
         return isinstance(merged, list) and all(map(has_settings, merged))
 
     return (
-        isinstance(manifest, dict)
-        and all(isinstance(manifest.get(key), dict) for key in ("versions", "scenes"))
+        all(isinstance(manifest.get(key), dict) for key in ("versions", "scenes"))
         and has_settings(manifest.get("settings"))
         and has_counts(manifest.get("totals"))
         and all(map(has_counts, manifest["scenes"].values()))
@@ -145,19 +163,23 @@ def _table(title: str, *columns: str, text: int = 1) -> Table:
 
 
 def _overview(folder: Path, manifest: Entry) -> Table:
-    totals = manifest["totals"]
+    totals, kind = manifest["totals"], manifests.kind_of(manifest)
+    frames, tried, kept = counts_of(totals, kind)
+    unit = manifests.UNITS[kind]
     table = _table("Dataset", "", plain(str(folder)))
-    table.add_row("pairs kept", f"{totals['pairs_kept']}", style="bold")
-    table.add_row("pairs tried", f"{totals['pairs_tried']}")
-    table.add_row("yield", _share(totals["pairs_kept"], totals["pairs_tried"]))
+    table.add_row(f"{unit} kept", f"{kept}", style="bold")
+    table.add_row(f"{unit} tried", f"{tried}")
+    table.add_row("yield", _share(kept, tried))
     if anchors := totals.get("yield", {}).get("anchors"):
         table.add_row("anchors with a partner", _share(totals["yield"].get("kept", 0), anchors))
         table.add_row("… at the fixed step", _share(totals["yield"].get("at the fixed step", 0), anchors))
-    table.add_row("frames read", f"{totals['frames_read']}")
+    table.add_row("frames read", f"{frames}")
     table.add_row("scenes", f"{len(manifest['scenes'])}")
-    lengths, sizes, missing = _shards(folder)
+    if classes := manifest.get("classes"):
+        table.add_row("classes", plain(", ".join(map(str, classes))))
+    lengths, sizes, missing = _shards(folder, kind)
     if lengths:
-        table.add_row("shards", f"{len(lengths)}, of {_range([str(length) for length in _ends(lengths)])} pairs")
+        table.add_row("shards", f"{len(lengths)}, of {_range([str(length) for length in _ends(lengths)])} {unit}")
     if missing:
         table.add_row("shards that are missing", f"{len(missing)}: {plain(missing[0])}{', …' if missing[1:] else ''}")
     if sizes:
@@ -166,7 +188,7 @@ def _overview(folder: Path, manifest: Entry) -> Table:
     return table
 
 
-def _shards(folder: Path) -> tuple[list[int], list[int], list[str]]:
+def _shards(folder: Path, kind: str) -> tuple[list[int], list[int], list[str]]:
     """Records in each shard by the index, bytes of each that is there, and the names of those that are not."""
     try:
         index = json.loads((folder / dataset.INFO).read_text())
@@ -174,8 +196,8 @@ def _shards(folder: Path) -> tuple[list[int], list[int], list[str]]:
     except FileNotFoundError:
         return [], [], []
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{folder / dataset.INFO}: damaged; copy it again or mine again") from error
-    paths = [folder / records.shard_name(dataset.SPLIT, number, len(lengths)) for number in range(len(lengths))]
+        raise InputError(f"{folder / dataset.INFO}: damaged; copy it again or make the dataset again") from error
+    paths = [folder / records.shard_name(dataset.SPLIT, number, len(lengths), kind) for number in range(len(lengths))]
     there = [path.is_file() for path in paths]
     sizes = [files.size(path) for path, is_there in zip(paths, there, strict=True) if is_there]
     return lengths, sizes, [path.name for path, is_there in zip(paths, there, strict=True) if not is_there]
@@ -209,18 +231,21 @@ def _versions(manifest: Entry) -> Table:
     return table
 
 
-def _reasons(totals: Entry) -> Table:
-    table = _table("Why pairs were not kept", "reason", "pairs", "of those tried")
+def _reasons(manifest: Entry) -> Table:
+    totals, kind = manifest["totals"], manifests.kind_of(manifest)
+    unit = manifests.UNITS[kind]
+    table = _table(f"Why {unit} were not kept", "reason", unit, "of those tried")
     for reason, count in sorted(totals["rejected"].items(), key=lambda item: -item[1]):
-        table.add_row(plain(reason), str(count), _share(count, totals["pairs_tried"]))
+        table.add_row(plain(reason), str(count), _share(count, counts_of(totals, kind)[1]))
     return table
 
 
-def _counts(title: str, heading: str, entries: dict[str, Entry]) -> Table:
-    table = _table(title, heading, "frames read", "pairs tried", "pairs kept", "yield")
+def _counts(title: str, heading: str, entries: dict[str, Entry], kind: str) -> Table:
+    unit = manifests.UNITS[kind]
+    table = _table(title, heading, "frames read", f"{unit} tried", f"{unit} kept", "yield")
     for name, entry in entries.items():
-        counts = (str(entry[key]) for key in _COUNTS)
-        table.add_row(plain(name), *counts, _share(entry["pairs_kept"], entry["pairs_tried"]))
+        frames, tried, kept = counts_of(entry, kind)
+        table.add_row(plain(name), str(frames), str(tried), str(kept), _share(kept, tried))
     return table
 
 

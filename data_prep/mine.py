@@ -20,15 +20,13 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from data_prep import dataset, matching, progress, rotations, sources, workers
-from data_prep.mining import CRASHED, crash_to_part, mine_apart, mine_to_part
+from data_prep import matching, rotations, sources, workers
+from data_prep.building import build, check_reachable, reasons
+from data_prep.mining import crash_to_part, mine_apart, mine_to_part
 from data_prep.settings import POLICIES_OF, PRESETS, Settings, choose
-from data_prep.sources.scene import Scene, natural_key
+from data_prep.sources.scene import Scene
 from mimic_jax import command, files, records
 from mimic_jax.command import InputError
-
-# Problems that permissions, a disk that works again, another library or a longer table may cure.
-CURABLE = (CRASHED, rotations.NOT_IN_TABLE, "cannot be read", "folder cannot be read", "image cannot be opened")
 
 
 def mine(
@@ -55,83 +53,32 @@ def mine(
       InputError: the input or output cannot be used, or no pair at all was kept (the manifest is then written).
       BrokenProcessPool: workers die as soon as they start; finished scenes are kept.
     """
-    _check_reachable(input)
+    check_reachable(input)
     if beam is not None:
         workers.check_beam(beam)
-    scenes = [rotations.turned(scene, settings, turns or {}) for scene in sources.scenes(input, settings)]
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    with dataset.opened(output, settings.values()):
-        done = dataset.finished(output)
-        todo = [scene for scene in scenes if not _is_done(scene, done.get(scene.name))]
-        gone = sorted(done.keys() - {scene.name for scene in scenes}, key=natural_key)
-        if gone:
-            names = ", ".join(gone[:3]) + (" …" if gone[3:] else "")
-            console.print(f"{len(gone)} mined earlier and no longer in the input stay in the dataset: {names}")
-        processes, place = processes or workers.cores(), output / dataset.PARTS
-        if todo:
-            dataset.begin_parts(output, settings.values())
-            # Long scenes first, so that none is left over at the end for one worker alone.
-            todo = sorted(todo, key=lambda scene: -scene.input_size)
-            with progress.Report(len(todo), console) as report:
-                if beam is None:
-                    work = functools.partial(mine_to_part, output=output, settings=settings)
-                    workers.on_processes(
-                        work,
-                        todo,
-                        processes,
-                        lambda scene, result: report.add(*_ended(scene, result, output, settings)),
-                    )
-                else:
-                    work = functools.partial(mine_apart, output=output, settings=settings)
-                    workers.on_beam(work, todo, beam, place)
-                    entries = dataset.finished(output)
-                    for scene in todo:
-                        report.add(scene.name, entries[scene.name])
-        in_place = dataset.read_manifest(output)["scenes"]
-        # With a new scene there is something to add: no need to read what every part says of itself.
-        if all(scene.name in in_place for scene in todo) and dataset.finished(output) == in_place:
-            # What was tried again came out as before.
-            dataset.remove(place)
-        if dataset.is_whole(output, shards):
-            manifest = dataset.read_manifest(output)
-            console.print(f"{output}: already done, nothing new in the input")
-        else:
-            if beam is None:
-                each = functools.partial(workers.on_processes, processes=processes)
-            else:
-                each = functools.partial(workers.on_beam, options=beam, place=place)
-            manifest = dataset.assemble(output, settings.values(), settings.patches, shards, each)
+    manifest = build(
+        [rotations.turned(scene, settings, turns or {}) for scene in sources.scenes(input, settings)],
+        output,
+        settings.values(),
+        settings.schema,
+        functools.partial(mine_to_part, output=output, settings=settings),
+        functools.partial(crash_to_part, output=output, settings=settings),
+        is_done=_is_turned_alike,
+        processes=processes,
+        shards=shards,
+        beam=beam,
+        work_apart=functools.partial(mine_apart, output=output, settings=settings),
+    )
     if not manifest["totals"]["pairs_kept"]:
-        reasons = _reasons(manifest["totals"]) or "no pair was tried"
+        why = reasons(manifest["totals"]) or "no pair was tried"
         raise InputError(
-            f"no pair was kept: {reasons} (see {output / records.MANIFEST}); "
-            "another --step, --policy or band may keep some"
+            f"no pair was kept: {why} (see {output / records.MANIFEST}); another --step, --policy or band may keep some"
         )
     return manifest
 
 
-def _check_reachable(input: Path) -> None:
-    try:
-        there = input.exists()
-    except Exception as error:  # of a bucket: no network, no login, no such bucket, each with a type of its own
-        raise InputError(f"{input}: cannot be reached ({type(error).__name__}: {str(error)[:200]})") from error
-    if not there:
-        raise InputError(f"{input}: no such file or folder (--input)")
-
-
-def _ended(scene: Scene, result: Any, output: Path, settings: Settings) -> tuple[str, dict[str, Any]]:
-    return crash_to_part(scene, output, settings) if isinstance(result, workers.Crashed) else result
-
-
-def _is_done(scene: Scene, entry: dict[str, Any] | None) -> bool:
-    """Whether the scene was mined, as it is now; what could not be read may be curable, and is tried again."""
-    if entry is None or any(problem.startswith(CURABLE) for problem in entry["problems"]):
-        return False
-    return (entry["input_size"], entry.get("rotation", 0)) == (scene.input_size, scene.rotation)
-
-
-def _reasons(totals: dict[str, Any]) -> str:
-    return ", ".join(f"{count} × {reason}" for key in ("rejected", "problems") for reason, count in totals[key].items())
+def _is_turned_alike(scene: Scene, entry: dict[str, Any]) -> bool:
+    return entry.get("rotation", 0) == scene.rotation
 
 
 def _summary(output: Path, totals: dict[str, Any]) -> Table:
@@ -175,7 +122,9 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "matcher", None, list(matching.MATCHERS), "How two views are matched. Default: robust; published for presets."
     )
-    flags.DEFINE_integer("image_size", None, "Views are resized to this many pixels a side. Default: 224.")
+    flags.DEFINE_integer(
+        "image_size", None, "Views are resized to this many pixels a side. Default: 224, or the preset's."
+    )
     flags.DEFINE_integer("patch_size", None, "Pixels a side of a patch. Default: 16.")
     flags.DEFINE_integer("quality", None, "JPEG quality of the stored views, 1 to 100. Default: 95.")
     flags.DEFINE_string("margins", None, "Cut away from frames: top,right,bottom,left, as fractions of their sides.")

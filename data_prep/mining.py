@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_prep import dataset, matching, overlap, workers
+from data_prep.building import CRASHED
 from data_prep.matching import Image, Match, Reason
 from data_prep.policies import POLICIES, Comparison, Frame
 from data_prep.settings import UNTESTED, Settings
 from data_prep.sources.scene import ReadyPair, Scene, SceneProblem
 from mimic_jax import records
 
-CRASHED = "reading it crashes the process"
 _NO_HOMOGRAPHY = np.full((3, 3), np.nan)
 
 

@@ -4,6 +4,8 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const ROWS = 50;
+const {one, many} = data.words;
+const ofPairs = data.kind === "pairs";
 const side = Math.round(Math.sqrt(data.patches));
 const at = (id) => document.getElementById(id);
 const count = (number) => number.toLocaleString("en");
@@ -77,8 +79,8 @@ function sum(entries) {
 
 function renderTiles(total) {
   const tiles = [
-    ["pairs kept", count(total.kept)],
-    ["pairs tried", count(total.tried)],
+    [`${many} kept`, count(total.kept)],
+    [`${many} tried`, count(total.tried)],
     ["kept of those tried", share(total.kept, total.tried)],
     ["frames read", count(total.frames)],
     [total.scenes === 1 ? "scene" : "scenes", count(total.scenes)],
@@ -111,13 +113,13 @@ function renderReasons(total) {
 function renderHistogram(sample, bands) {
   const known = sample.map((each) => each[2]).filter((matched) => matched !== null).sort((a, b) => a - b);
   const unknown = sample.length - known.length;
-  const whole = data.sample.length === data.pairs;
+  const whole = data.sample.length === data.count;
   const words = [];
   if (!sample.length) words.push(data.sample.length ? "None of the sampled pairs is of this choice." : "No pair was kept.");
   else if (whole) words.push(`All ${plural(sample.length, "pair")}.`);
   else {
     const of = sample.length < data.sample.length ? ` of ${count(data.sample.length)}` : "";
-    words.push(`${plural(sample.length, "pair")}${of} drawn at random from ${count(data.pairs)}.`);
+    words.push(`${plural(sample.length, "pair")}${of} drawn at random from ${count(data.count)}.`);
   }
   if (known.length) words.push(`Half of them overlap by ${share(known[known.length >> 1], data.patches)} or more.`);
   if (unknown) words.push(`Of ${count(unknown)} the overlap is not known.`);
@@ -202,7 +204,7 @@ function renderSources() {
   // Of one source alone the sums say the same.
   at("sources-section").hidden = data.sources.length < 2;
   const adaptive = data.sources.some((source) => source.yield);
-  const heads = ["source", "scenes", "frames read", "pairs tried", "kept", "yield"];
+  const heads = ["source", "scenes", "frames read", `${many} tried`, "kept", "yield"];
   if (adaptive) heads.push("anchors with a partner", "at the fixed step");
   at("sources").replaceChildren(
     element("thead", {}, element("tr", {}, ...heads.map((head, place) =>
@@ -218,7 +220,7 @@ function renderSources() {
 const COLUMNS = {
   name: ["scene", (scene) => scene.name],
   frames: ["frames read", (scene) => scene.frames],
-  tried: ["pairs tried", (scene) => scene.tried],
+  tried: [`${many} tried`, (scene) => scene.tried],
   kept: ["kept", (scene) => scene.kept],
   share: ["yield", (scene) => scene.tried ? scene.kept / scene.tried : -1],
   problems: ["problems", (scene) => Object.values(scene.problems).reduce((a, b) => a + b, 0)],
@@ -281,21 +283,35 @@ function render() {
   if (document.activeElement !== at("scene")) at("scene").value = state.scene;
   const narrowed = state.source >= 0 || state.scene;
   at("clear").hidden = !narrowed;
-  at("filtered").textContent = narrowed ? `${plural(total.scenes, "scene")}, ${plural(total.kept, "pair")} kept` : "";
+  at("filtered").textContent = narrowed ? `${plural(total.scenes, "scene")}, ${plural(total.kept, one, many)} kept` : "";
   renderTiles(total);
   renderReasons(total);
-  renderHistogram(sample, distinct);
+  if (ofPairs) renderHistogram(sample, distinct);
   renderProblems(total);
   renderGallery(chosen, state);
   renderScenes(chosen);
 }
 
+const LEADS = {
+  images: "Each image is shown with its labels: depth from red (near) to blue (far); normals with red to the right, " +
+    "green upwards, blue towards the camera; a colour for each class. What is unknown is black.",
+  stereo: "Each record is two views of one scene. Flow: where a pixel of view 1 moves to in view 2; the hue is the " +
+    "direction (red: to the right), the saturation the length. Where it is not valid it is black.",
+};
+
 function begin() {
-  document.title = `${data.name}: mined pairs`;
+  document.title = `${data.name}: ${data.words.title.toLowerCase()}`;
+  at("kicker").textContent = data.words.title;
+  at("reasons-title").textContent = `What became of the ${many} tried`;
+  at("reasons-note").textContent = ofPairs ? "Every comparison of two frames ends in one of these ways."
+    : `Every one of the ${many} that were tried is counted here.`;
+  at("gallery-title").textContent = many[0].toUpperCase() + many.slice(1);
+  at("more").textContent = `Show more ${many}`;
+  for (const id of ["overlap-section", "order", "patches-switch", "how-tested"]) at(id).hidden = !ofPairs;
   at("name").textContent = data.name;
   const bands = new Set(data.bands.map(({low, high}) => `${+(100 * low).toFixed(1)}–${+(100 * high).toFixed(1)}\u00a0%`));
   const rule = bands.size === 1 ? ` A pair is kept when ${[...bands][0]} of view 1 can be found in view 2.` : "";
-  at("lead").textContent = "Each pair is two views of one scene, from which a model learns to complete one from the " +
+  at("lead").textContent = !ofPairs ? LEADS[data.kind] : "Each pair is two views of one scene, from which a model learns to complete one from the " +
     `other.${rule} Here is what was tried, what was kept and why the rest was not.`;
   at("source").append(element("option", {value: "-1", textContent: "all sources"}),
     ...data.sources.map((source, place) => element("option", {value: String(place), textContent: source.name})));

@@ -1,4 +1,4 @@
-"""Writes one HTML page that shows what a dataset holds: counts, reasons, overlap, and pairs with their patches.
+"""Writes one HTML page that shows a dataset: counts, reasons, pairs with their patches, images with their labels.
 
     python -m data_prep.report DATASET
 
@@ -6,8 +6,8 @@ The page needs no network and can be opened from the disk. What is after its # c
 #scene=NAME or a part of it, #order=random, lowest or highest, #patches=all; joined by &.
 """
 
-import base64
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,20 +15,26 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from absl import flags
 from google.protobuf.message import DecodeError
 from rich.console import Console
 
-from data_prep import inspect
+from data_prep import inspect, manifests
+from data_prep import report_pictures as pictures
 from data_prep.matching import MIN_MATCHES, Reason
 from data_prep.settings import UNTESTED
 from mimic_jax import command, files, records
 from mimic_jax.command import InputError
 
-# Pairs whose pictures are in the page, at most, and the longest side of one: a few megabytes.
-PICTURES, SIDE, QUALITY = 144, 320, 80
+# Records whose pictures are in the page, at most: a few megabytes.
+PICTURES = {"pairs": 144, "images": 72, "stereo": 96}
+# What a record of each kind is called, and what the page is.
+_WORDS = {
+    "pairs": {"one": "pair", "many": "pairs", "title": "Mined pairs"},
+    "images": {"one": "image", "many": "images", "title": "Labelled images"},
+    "stereo": {"one": "stereo pair", "many": "stereo pairs", "title": "Stereo pairs"},
+}
 # Scenes in the page, at most.
 SCENES = 2000
 
@@ -52,7 +58,7 @@ class Drawn:
 
 
 def report(folder: Path, output: Path, sample: int = 2000) -> None:
-    """Writes the page of a dataset, or of a run that kept no pair.
+    """Writes the page of a dataset, or of a run that kept no record.
 
     Args:
       folder: the dataset.
@@ -75,7 +81,12 @@ def page(data: dict[str, Any]) -> str:
     # Whatever a name holds, it cannot end the element that the data is in, nor begin a comment there.
     encoded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     text = _template("report.html")
-    for mark, name in (("styles", "report.css"), ("gallery", "report_gallery.js"), ("program", "report.js")):
+    for mark, name in (
+        ("styles", "report.css"),
+        ("gallery", "report_gallery.js"),
+        ("panels", "report_panels.js"),
+        ("program", "report.js"),
+    ):
         text = text.replace(f"/* {mark} */", _template(name))
     # The data last: nothing is replaced in it.
     return text.replace("/* data */", encoded)
@@ -90,19 +101,20 @@ def collect(folder: Path, sample: int = 2000) -> dict[str, Any]:
     manifest = inspect.read_manifest(folder)
     names, entries = list(manifest["scenes"]), list(manifest["scenes"].values())
     totals = inspect.totals_by_source(manifest)
-    sources = list(totals)
+    sources, kind = list(totals), manifests.kind_of(manifest)
+    kept = records.count_names(kind)[1]
     source_of = [sources.index(inspect.source_of(entry, manifest)) for entry in entries]
-    patches, pairs, unreadable, gallery = 0, 0, 0, []
+    patches, count, unreadable, gallery = 0, 0, 0, []
     drawn: list[Drawn] = []
-    if manifest["totals"]["pairs_kept"]:
-        opened = records.open_dataset(folder)
-        patches, pairs = opened.patches, len(opened)
+    if manifest["totals"][kept]:
+        opened = records.open_dataset(folder, kinds=[kind])
+        patches, count = opened.patches if kind == records.NAME else 0, len(opened)
         # Records lie in the order of the manifest's scenes.
-        ends = np.cumsum([entry["pairs_kept"] for entry in entries])
-        if not len(ends) or ends[-1] != pairs:
-            raise InputError(f"{folder}: manifest.json is not of these shards ({pairs} pairs); copy the folder again")
+        ends = np.cumsum([entry[kept] for entry in entries])
+        if not len(ends) or ends[-1] != count:
+            raise InputError(f"{folder}: manifest.json is not of these shards ({count} {kind}); copy the folder again")
         drawn, unreadable = _draw(opened, ends, sample)
-        gallery = _pictures(opened, choose(drawn, source_of, PICTURES))
+        gallery = _pictures(opened, choose(drawn, source_of, PICTURES[kind]))
     listed = _listed(entries, [picture["scene"] for picture in gallery])
     number = {scene: place for place, scene in enumerate(listed)}
     for picture in gallery:
@@ -110,10 +122,14 @@ def collect(folder: Path, sample: int = 2000) -> dict[str, Any]:
     return {
         "name": _name(folder),
         "patches": patches,
-        "pairs": pairs,
+        "kind": kind,
+        "words": _WORDS[kind],
+        "count": count,
         "unreadable": unreadable,
-        "sources": [{"name": name} | _counts(totals[name]) for name in sources],
-        "scenes": [{"name": names[scene], "source": source_of[scene]} | _counts(entries[scene]) for scene in listed],
+        "sources": [{"name": name} | _counts(totals[name], kind) for name in sources],
+        "scenes": [
+            {"name": names[scene], "source": source_of[scene]} | _counts(entries[scene], kind) for scene in listed
+        ],
         "allScenes": len(entries),
         "bands": _bands(manifest, sources),
         "meanings": {reason.value: meaning for reason, meaning in _MEANINGS.items()},
@@ -159,13 +175,15 @@ def _draw(opened: records.Dataset, ends: np.ndarray, sample: int) -> tuple[list[
     rng = np.random.default_rng(0)
     places = rng.choice(len(opened), min(sample, len(opened)), replace=False).tolist()
     found = {}
-    for place, pair in _read(opened, places):
-        matched = round(min(max(pair.overlap, 0), 1) * opened.patches) if np.isfinite(pair.overlap) else None
+    for place, record in _read(opened, places):
+        matched = None
+        if opened.kind == records.NAME and np.isfinite(record.overlap):
+            matched = round(min(max(record.overlap, 0), 1) * opened.patches)
         found[place] = Drawn(place, int(np.searchsorted(ends, place, side="right")), matched)
     return [found[place] for place in places if place in found], len(places) - len(found)
 
 
-def _read(opened: records.Dataset, places: Iterable[int]) -> Iterator[tuple[int, records.Pair]]:
+def _read(opened: records.Dataset, places: Iterable[int]) -> Iterator[tuple[int, Any]]:
     """The records at these places, in their order in the dataset; those that are damaged are left out."""
     from array_record.python.array_record_module import ArrayRecordReader
 
@@ -179,46 +197,24 @@ def _read(opened: records.Dataset, places: Iterable[int]) -> Iterator[tuple[int,
             reader = ArrayRecordReader(os.fspath(local))
             for place in inside.tolist():
                 try:
-                    yield place, records.decode(reader.read([place - int(start)])[0])
+                    yield place, opened.decode(reader.read([place - int(start)])[0])
                 except (RuntimeError, ValueError, IndexError, DecodeError):
                     continue
             reader.close()
 
 
 def _pictures(opened: records.Dataset, chosen: list[tuple[Drawn, bool]]) -> list[dict[str, Any]]:
-    pairs = dict(_read(opened, [each.place for each, _ in chosen]))
-    found = []
-    for each, at_random in chosen:
-        pair = pairs[each.place]
-        matches = pair.correspondence.tolist()
-        # Other tools may write views that are not cut into a square grid.
-        square = round(len(matches) ** 0.5) ** 2 == len(matches)
-        found.append(
-            {
-                "scene": each.scene,
-                "random": at_random,
-                "matched": each.matched,
-                "inliers": pair.inliers,
-                "frames": [pair.frame1, pair.frame2],
-                "views": [_small(pair.view1), _small(pair.view2)],
-                "matches": matches if square and max(matches, default=-1) >= 0 else None,
-            }
-        )
-    return found
-
-
-def _small(jpeg: bytes) -> str | None:
-    """A view as a picture for the page, in base64; None where it cannot be decoded."""
-    try:
-        image = records.decode_image(jpeg)
-    except (ValueError, cv2.error):
-        return None
-    height, width, _ = image.shape
-    scale = SIDE / max(height, width)
-    if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return base64.b64encode(records.encode_image(image, QUALITY)).decode()
+    found = dict(_read(opened, [each.place for each, _ in chosen]))
+    classes = opened.classes()
+    draw = {
+        "pairs": pictures.of_pair,
+        "images": functools.partial(pictures.of_image, classes=classes),
+        "stereo": pictures.of_stereo,
+    }[opened.kind]
+    return [
+        {"scene": each.scene, "random": at_random, "matched": each.matched} | draw(found[each.place])
+        for each, at_random in chosen
+    ]
 
 
 def _listed(entries: list[dict[str, Any]], pictured: list[int]) -> list[int]:
@@ -228,12 +224,13 @@ def _listed(entries: list[dict[str, Any]], pictured: list[int]) -> list[int]:
     return sorted(list(dict.fromkeys([*pictured, *troubled, *range(len(entries))]))[:SCENES])
 
 
-def _counts(entry: dict[str, Any]) -> dict[str, Any]:
+def _counts(entry: dict[str, Any], kind: str) -> dict[str, Any]:
+    frames, tried, kept = inspect.counts_of(entry, kind)
     counts = {
         "scenes": entry.get("scenes", 1),
-        "frames": entry["frames_read"],
-        "tried": entry["pairs_tried"],
-        "kept": entry["pairs_kept"],
+        "frames": frames,
+        "tried": tried,
+        "kept": kept,
         "rejected": entry["rejected"],
         "problems": entry["problems"],
     }

@@ -138,7 +138,7 @@ function paint(canvas, number, matches, pointed, all) {
 }
 
 function renderGallery(chosen, {order, patches, source, scene}) {
-  at("gallery-section").hidden = !data.pairs;
+  at("gallery-section").hidden = !data.count;
   at("patches").checked = patches;
   for (const radio of at("order").querySelectorAll("input")) radio.checked = radio.value === order;
   const inside = data.gallery.filter((pair) => chosen.has(pair.scene));
@@ -150,15 +150,15 @@ function renderGallery(chosen, {order, patches, source, scene}) {
     wanted = inside;
   }
   const shown = wanted.slice(0, shownPairs);
-  const all = data.gallery.length === data.pairs;
-  const held = all ? `All ${plural(data.pairs, "pair")} of the dataset are in this page.`
-    : `Pictures of ${count(data.gallery.length)} of ${plural(data.pairs, "pair")} are in this page: the lowest and ` +
-      `highest overlaps of ${count(data.sample.length)} that were drawn, and random ones of as many ` +
-      "scenes as fit.";
-  const none = source >= 0 || scene ? "No pair of this choice has its pictures in the page." : "";
-  const how = "Point at a patch, or tap it, to find it in the other view; with the keyboard, the arrow keys.";
+  const all = data.gallery.length === data.count;
+  const held = all ? `All ${plural(data.count, one, many)} of the dataset are in this page.`
+    : `Pictures of ${count(data.gallery.length)} of ${plural(data.count, one, many)} are in this page: ` +
+      (ofPairs ? `the lowest and highest overlaps of ${count(data.sample.length)} that were drawn, and ` : "") +
+      "random ones of as many scenes as fit.";
+  const none = source >= 0 || scene ? `No ${one} of this choice has its pictures in the page.` : "";
+  const how = !ofPairs ? "" : "Point at a patch, or tap it, to find it in the other view; with the keyboard, the arrow keys.";
   at("gallery-note").textContent = `${wanted.length ? how : none} ${held}`;
-  figures = shown.map(pairFigure);
+  figures = shown.map(ofPairs ? pairFigure : panelFigure);
   at("gallery").replaceChildren(...figures.map(({figure}) => figure));
   at("more").hidden = shown.length === wanted.length;
   for (const {figure, draw} of figures) {

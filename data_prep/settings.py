@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from data_prep import matching
+from mimic_jax import records
 from mimic_jax.command import InputError
 
 _MOVING = ("adaptive", "step", "double_step", "disjoint", "blocks", "exhaustive", "best")
@@ -40,25 +41,31 @@ _ONLY_FOR = {
 UNTESTED = ("ready", "covisible")
 _ONLY_TESTED = ("min_overlap", "max_overlap", "matcher")
 
-# The combinations of MIMIC (arXiv 2306.15128), one a dataset, all with the published matcher. docs/presets.md shows
-# the folders that each expects.
+# What a preset leaves out is published: MIMIC's matcher, on views of the size that its configs read.
+_MIMIC: dict[str, Any] = {"matcher": "published", "image_size": 224}
+# Views are stored at the size that the configs of a recipe read (`config.data.size`), so that none is enlarged.
+# docs/presets.md shows the folders that each preset expects, and which configs read it.
 PRESETS: dict[str, dict[str, Any]] = {
+    # The combinations of MIMIC (arXiv 2306.15128), one a dataset.
     "mannequin": {
+        **_MIMIC,
         "source": "video",
         "policy": "step",
         "step": 1.0,
         "margins": (0.0, 0.0, 0.2, 0.0),
         "min_length": 3.0,
     },
-    "arkitscenes": {"source": "video", "policy": "double_step", "step": 1.0, "min_length": 5.0},
-    "objectron": {"source": "video", "policy": "step", "step": 1.0},
-    "co3d": {"source": "frames", "policy": "disjoint", "step": 5.0, "folder": "images"},
-    "scannet": {"source": "frames", "policy": "blocks", "step": 1.0, "folder": "color"},
-    "demon": {"source": "photos", "policy": "best", "step": 1.0},
-    "street_view_3d": {"source": "photos", "policy": "exhaustive", "step": 1.0},
-    "hm3d": {"source": "scene3d", "policy": "panoramas", "samples": 3000, "up": "z"},
-    "gibson": {"source": "scene3d", "policy": "panoramas", "samples": 3000, "up": "z"},
-    "matterport": {"source": "scene3d", "policy": "panoramas", "samples": 500, "up": "z"},
+    "arkitscenes": {**_MIMIC, "source": "video", "policy": "double_step", "step": 1.0, "min_length": 5.0},
+    "objectron": {**_MIMIC, "source": "video", "policy": "step", "step": 1.0},
+    "co3d": {**_MIMIC, "source": "frames", "policy": "disjoint", "step": 5.0, "folder": "images"},
+    "scannet": {**_MIMIC, "source": "frames", "policy": "blocks", "step": 1.0, "folder": "color"},
+    "demon": {**_MIMIC, "source": "photos", "policy": "best", "step": 1.0},
+    "street_view_3d": {**_MIMIC, "source": "photos", "policy": "exhaustive", "step": 1.0},
+    "hm3d": {**_MIMIC, "source": "scene3d", "policy": "panoramas", "samples": 3000, "up": "z"},
+    "gibson": {**_MIMIC, "source": "scene3d", "policy": "panoramas", "samples": 3000, "up": "z"},
+    "matterport": {**_MIMIC, "source": "scene3d", "policy": "panoramas", "samples": 500, "up": "z"},
+    # CroCo's recipe for its synthetic pairs (arXiv 2210.10716); 256 pixels, cropped to 224 in training.
+    "croco_scenes": {"source": "scene3d", "policy": "covisible", "samples": 1000, "up": "z", "image_size": 256},
 }
 
 
@@ -159,6 +166,11 @@ class Settings:
         return (self.image_size // self.patch_size) ** 2
 
     @property
+    def schema(self) -> records.Schema:
+        """The schema of the pairs that are mined."""
+        return records.pairs.schema(self.patches)
+
+    @property
     def ticks(self) -> int:
         """Samples in one step: several under the adaptive policy, which looks between the steps."""
         if self.policy != "adaptive":
@@ -177,7 +189,7 @@ def choose(name: str, preset: str | None = None, **given: Any) -> Settings:
     if preset is not None and preset not in PRESETS:
         raise InputError(f"--preset={preset}: not one of {', '.join(PRESETS)}")
     given = {key: value for key, value in given.items() if value is not None}
-    values = ({"matcher": "published", **PRESETS[preset]} if preset else {}) | given
+    values = (PRESETS[preset] if preset else {}) | given
     source = values.setdefault("source", "video")
     policy = values.setdefault("policy", POLICIES_OF.get(source, ("",))[0])
     for key in given:

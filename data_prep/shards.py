@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -18,13 +19,15 @@ import numpy as np
 from mimic_jax import files
 from mimic_jax.command import InputError
 
-PAIRS_PER_SHARD = 10_000
+RECORDS_PER_SHARD = 10_000
 PART = ".part"
+# Beside a shard until the dataset is put together: the digest of its records.
+DIGEST = ".sha256"
 # At the end of a part: the length of the JSON before it, and these eight bytes.
 _TAIL = struct.Struct("<Q8s")
 _MARK = b"mimicprt"
 _LENGTH = struct.Struct("<Q")
-_REMEDY = "put a copy of it back, or remove the folder and mine again"
+_REMEDY = "put a copy of it back, or remove the folder and make the dataset again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +48,9 @@ class Shard:
     pieces: tuple[Piece, ...]
 
 
-def shard_count(pairs: int, shards: int | None) -> int:
-    """`shards`, or one for each 10 000 pairs; never more than there are pairs."""
-    return min(pairs, shards or -(-pairs // PAIRS_PER_SHARD))
+def shard_count(records: int, shards: int | None) -> int:
+    """`shards`, or one for each 10 000 records; never more than there are records."""
+    return min(records, shards or -(-records // RECORDS_PER_SHARD))
 
 
 def plan(pieces: Iterable[Piece], names: list[Path]) -> list[Shard]:
@@ -74,7 +77,7 @@ def plan(pieces: Iterable[Piece], names: list[Path]) -> list[Shard]:
 
 
 def write_shard(shard: Shard) -> None:
-    """Writes one shard; when it returns, the shard is on disk.
+    """Writes one shard, and the digest of its records beside it (`DIGEST`); when it returns, both are on disk.
 
     Raises:
       InputError: what it is made of is missing or damaged.
@@ -82,6 +85,7 @@ def write_shard(shard: Shard) -> None:
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
+    digest = hashlib.sha256()
     with contextlib.ExitStack() as stack:
         # A file in a bucket is copied here once, however many of its pieces are needed.
         local_copy = functools.cache(lambda file: stack.enter_context(files.local(file)))
@@ -95,6 +99,9 @@ def write_shard(shard: Shard) -> None:
             for piece in shard.pieces:
                 for record in read_piece(piece, local_copy):
                     writer.write(record)
+                    # With its length, so that no other cut into records has the same digest.
+                    digest.update(_LENGTH.pack(len(record)))
+                    digest.update(record)
             writer.close()
         except RuntimeError as error:  # ArrayRecord's only one, a full disk included
             raise OSError(f"{shard.file}: cannot be written ({' '.join(str(error).split())})") from error
@@ -104,6 +111,7 @@ def write_shard(shard: Shard) -> None:
         else:
             files.sync(temporary)
             os.replace(temporary, shard.file)
+    files.write(shard.file.with_name(shard.file.name + DIGEST), digest.hexdigest().encode())
 
 
 def read_piece(piece: Piece, local_copy: Callable[[Path], Path]) -> Iterator[bytes]:
@@ -147,7 +155,7 @@ def read_footer(file: Path) -> dict[str, Any]:
                 return json.loads(part.read(length))
         except (OSError, ValueError):
             pass
-    raise InputError(f"{file}: this file is damaged; remove it, and its scene is mined again")
+    raise InputError(f"{file}: this file is damaged; remove it and run the same command: its scene is done again")
 
 
 def _part_records(piece: Piece, local: Path) -> Iterator[bytes]:

@@ -57,7 +57,8 @@ def film_scene(output: Path, index: int, settings: Settings) -> Path:
     and with ground_truth, each 0 where nothing is seen,
     - `depth` float32 [frames, size, size]: metres along the optical axis;
     - `normal` float16 [frames, size, size, 3]: unit, camera axes, facing the camera;
-    - `instance` uint16 [frames, size, size]: object ids.
+    - `instance` uint16 [frames, size, size]: object ids;
+    - `names` text [objects]: the names of the objects' nodes in the .glb, by object id − 1.
 
     Raises InputError where the folder holds the scene filmed with other settings, or the .glb cannot be filmed.
     """
@@ -83,6 +84,7 @@ def film_scene(output: Path, index: int, settings: Settings) -> Path:
     }
     images = np.empty((settings.frames, settings.size, settings.size, 3), np.uint8)
     if settings.ground_truth:
+        record["names"] = np.array(world.names)
         record["depth"] = np.empty(images.shape[:3], np.float32)
         record["normal"] = np.empty(images.shape, np.float16)
         record["instance"] = np.empty(images.shape[:3], np.uint16)

@@ -21,6 +21,14 @@ PANEL_HEIGHT = 0.03
 # glTF's up is y; rooms are built with z up.
 TO_GLTF = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 
+# The kinds of things that are in rooms. An object is named by its kind and a number. Indices are stored in datasets of
+# labelled images: add new kinds at the end.
+KINDS = (
+    "wall", "floor", "ceiling", "panel", "rug", "picture", "lamp", "crate", "cabinet", "bookcase", "table", "chair",
+    "stool", "drum", "cone", "ball", "ring", "pot", "open_box", "steps", "arch", "tower", "small_box", "small_ball",
+    "can", "bowl",
+)  # fmt: skip
+
 _WALLS = "bricks planks glyphs camouflage stones confetti mosaic chevrons stripes terrazzo"
 _FLOORS = "bricks planks terrazzo stones mosaic checks"
 _CEILINGS = "planks camouflage terrazzo stones checks"

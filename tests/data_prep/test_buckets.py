@@ -174,7 +174,7 @@ def test_a_dataset_in_a_bucket_grows_is_shown_and_joined(videos, expected, envir
     assert str(total) in out
     page = tmp_path / "page.html"
     finish(start(environment, "data_prep.report", "gs://bucket/joined", f"--output={page}"))
-    assert f'"pairs":{total},' in page.read_text()
+    assert f'"count":{total},' in page.read_text()
 
 
 def test_what_is_not_there_is_one_line(environment):

@@ -1,12 +1,16 @@
 """A dataset folder dies at every system call in turn, and loses nothing."""
 
+import dataclasses
+import hashlib
+import json
 import os
 
 import cv2
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader
 
-from data_prep import dataset
+from data_prep import dataset, manifests
 from mimic_jax import records
 from mimic_jax.command import InputError
 
@@ -39,7 +43,7 @@ def add_scenes(output, settings, scenes):
             entry = {"input_size": 1, "frames_read": 9, "pairs_tried": 8, "rejected": {}, "problems": {}}
             dataset.write_part(output, scene, pairs(scene, len(scene)), {**entry, "pairs_kept": len(scene)})
         if missing or not dataset.is_whole(output, 3):
-            dataset.assemble(output, settings, 4, 3, one_by_one)
+            dataset.assemble(output, settings, records.pairs.schema(4), 3, one_by_one)
 
 
 def one_by_one(function, items):
@@ -115,7 +119,7 @@ def test_a_damaged_part_is_named(tmp_path):
 
 def test_the_manifest_names_every_version_that_was_used(tmp_path, monkeypatch):
     add_scenes(tmp_path, {}, ["a"])
-    monkeypatch.setattr(dataset, "versions", lambda: {"opencv": "4.0", "numpy": "1.0"})
+    monkeypatch.setattr(manifests, "versions", lambda: {"opencv": "4.0", "numpy": "1.0"})
     add_scenes(tmp_path, {}, ["a", "b"])
     assert "4.0" in dataset.read_manifest(tmp_path)["versions"]["opencv"]
     assert cv2.__version__ in dataset.read_manifest(tmp_path)["versions"]["opencv"]
@@ -152,3 +156,41 @@ def test_a_damaged_shard_is_named_in_one_line(tmp_path, damage):
     shard.write_bytes(whole)
     add_scenes(tmp_path, {}, ["aaaa", "bbbb", "cc"])
     assert len(records.open_dataset(tmp_path)) == 10
+
+
+def test_the_fingerprint_changes_with_the_records(tmp_path):
+    """Two runs with equal counts and bytes: the index is the same, the pairs are not."""
+    for name, seed in (("one", 1), ("two", 2), ("again", 1)):
+        rng = np.random.default_rng(seed)
+        examples = [dataclasses.replace(pair, view1=rng.bytes(2000)) for pair in pairs("scene", 6)]
+        output = tmp_path / name
+        with dataset.opened(output, {}):
+            dataset.begin_parts(output, {})
+            entry = {"frames_read": 9, "pairs_tried": 8, "pairs_kept": 6, "rejected": {}, "problems": {}}
+            dataset.write_part(output, "scene", examples, entry)
+            dataset.assemble(output, {}, records.pairs.schema(4), 2, one_by_one)
+    info = {name: (tmp_path / name / "dataset_info.json").read_bytes() for name in ("one", "two")}
+    assert info["one"] == info["two"]
+    one, two, again = (records.open_dataset(tmp_path / name).fingerprint() for name in ("one", "two", "again"))
+    assert one != two
+    assert one == again
+
+
+def test_a_dataset_without_digests_keeps_the_fingerprint_of_earlier_versions(tmp_path):
+    """Runs on such datasets resume; new scenes give it digests."""
+    add_scenes(tmp_path, {}, ["aaaa"])
+    with_digests = records.open_dataset(tmp_path).fingerprint()
+    (tmp_path / "digests.json").unlink()
+    info = (tmp_path / "dataset_info.json").read_bytes()
+    assert records.open_dataset(tmp_path).fingerprint() == hashlib.sha256(info).hexdigest() != with_digests
+    add_scenes(tmp_path, {}, ["aaaa"])
+    assert not (tmp_path / "digests.json").exists(), "a finished dataset is left as it is"
+    add_scenes(tmp_path, {}, ["aaaa", "bb"])
+    digests = json.loads((tmp_path / "digests.json").read_text())["sha256"]
+    assert digests == [digest_of(shard) for shard in records.open_dataset(tmp_path).shards]
+
+
+def digest_of(shard):
+    """Each record's length, eight bytes, little-endian, and its bytes."""
+    reader = ArrayRecordReader(str(shard))
+    return hashlib.sha256(b"".join(len(each).to_bytes(8, "little") + each for each in reader.read_all())).hexdigest()

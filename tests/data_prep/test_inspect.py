@@ -152,7 +152,7 @@ def test_one_clear_line_for_each_mistake(tmp_path, dataset):
         ("none", "no such dataset folder"),
         ("file", "no such dataset folder"),
         ("empty", "manifest.json: missing"),
-        ("begun", "mining has not ended"),
+        ("begun", "not finished; give the command"),
         ("broken", "manifest.json: damaged"),
         ("list", "not a manifest"),
         ("old", "not a manifest"),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 
 from data_prep import dataset
 from data_prep.merge import merge
@@ -13,6 +14,7 @@ from mimic_jax import records
 from mimic_jax.command import InputError
 from mimic_jax.data.pairs import read_pairs
 from tests import commands
+from tests.datasets import make_image, make_stereo
 
 
 def one_by_one(function, items):
@@ -40,7 +42,7 @@ def make(folder, source, scenes, patches=4, shards=2):
                 "rejected": {"no homography": 8 - count}, "problems": {},
             }  # fmt: skip
             dataset.write_part(folder, scene, pairs, entry)
-        dataset.assemble(folder, settings, patches, shards, one_by_one)
+        dataset.assemble(folder, settings, records.pairs.schema(patches), shards, one_by_one)
     return folder
 
 
@@ -111,7 +113,7 @@ def test_mistakes_are_one_line(parts, tmp_path):
     for arguments, words in [
         ([out], "IN… missing: give OUT IN…"),
         ([out, tmp_path / "absent"], "absent: no such dataset folder"),
-        ([out, one, tmp_path / "other"], "not a finished pair dataset"),
+        ([out, one, tmp_path / "other"], "not a finished dataset"),
         ([out, one, tmp_path / "one" / ".." / "one"], "a dataset is given twice"),
         ([out, one, tmp_path / "finer"], "its views have 9 patches"),
         ([one, two], "holds another dataset already"),
@@ -129,3 +131,53 @@ def test_mistakes_are_one_line(parts, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     with pytest.raises(InputError, match="holds another dataset already"):
         merge(out, [one, two])
+
+
+@pytest.mark.parametrize("kind", ["images", "stereo"])
+def test_other_kinds_are_joined_too_and_are_shown(kind, tmp_path):
+    schema, make_one = {
+        "images": (records.images.schema(["depth", "normals", "classes"]), make_image),
+        "stereo": (records.stereo.schema(["flow"]), make_stereo),
+    }[kind]
+    settings = {"name": "films", "records": kind}
+    made = {"one": [make_one(seed) for seed in range(4)], "two": [make_one(seed) for seed in range(4, 7)]}
+    for folder, examples in made.items():
+        with dataset.opened(tmp_path / folder, settings):
+            dataset.begin_parts(tmp_path / folder, settings)
+            entry = {"source": "films", "frames_read": 9, "tried": 8, "kept": len(examples), "rejected": {"dark": 1},
+                     "problems": {}, "input_size": 1}  # fmt: skip
+            dataset.write_part(tmp_path / folder, f"room {folder}", examples, entry, schema.encode)
+            dataset.assemble(tmp_path / folder, settings, schema, 2, one_by_one, {"classes": ["wall", "floor", "door"]})
+    done = run(tmp_path / "whole", tmp_path / "one", tmp_path / "two", "--shards=3")
+    assert done.returncode == 0, done.stderr
+    assert {"images": "7 images of 2 scenes", "stereo": "7 stereo pairs of 2 scenes"}[kind] in done.stdout
+    opened = records.open_dataset(tmp_path / "whole", kinds=[kind])
+    assert opened.schema == schema
+    assert opened.classes() == ("wall", "floor", "door")
+    found = []
+    for shard in opened.shards:
+        found += ArrayRecordReader(str(shard)).read_all()
+    assert found == [schema.encode(each) for examples in made.values() for each in examples]
+    assert {name: len(span) for name, span in records.scene_spans(opened.manifest()).items()} == {
+        "films/room one": 4,
+        "films/room two": 3,
+    }
+    shown = commands.run(["data_prep.inspect", tmp_path / "whole"], environment={"COLUMNS": "160"}).stdout
+    for words in ("wall, floor, door", "3, of 2 to 3", "dark"):
+        assert words in shown
+    with pytest.raises(InputError, match=f"holds another dataset|a dataset of {kind}, and .* of pairs"):
+        merge(tmp_path / "mixed", [make(tmp_path / "pairs", "films", {"a": 3}), tmp_path / "one"])
+
+
+def test_datasets_with_other_labels_or_classes_are_not_joined(tmp_path):
+    for folder, labels, classes in (("a", ["classes"], ["x"]), ("b", ["classes"], ["y"]), ("c", ["depth"], [])):
+        schema, settings = records.images.schema(labels), {"name": folder, "records": "images"}
+        with dataset.opened(tmp_path / folder, settings):
+            dataset.begin_parts(tmp_path / folder, settings)
+            entry = {"frames_read": 1, "tried": 1, "kept": 1, "rejected": {}, "problems": {}}
+            dataset.write_part(tmp_path / folder, "room", [make_image(0, labels)], entry, schema.encode)
+            dataset.assemble(tmp_path / folder, settings, schema, 1, one_by_one, {"classes": classes})
+    with pytest.raises(InputError, match="its classes are not those of"):
+        merge(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(InputError, match=r"its records have image, .*depth.* same features"):
+        merge(tmp_path / "out", [tmp_path / "a", tmp_path / "c"])

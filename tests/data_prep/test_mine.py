@@ -97,7 +97,7 @@ def test_the_dataset_opens_and_holds_the_right_pairs(mined, videos):
     assert len(opened.shards) == 3
     assert len(source) == len(opened) > 150
     assert {path.name for path in mined.iterdir()} == {
-        "features.json", "dataset_info.json", "manifest.json", *(shard.name for shard in opened.shards)
+        "features.json", "dataset_info.json", "digests.json", "manifest.json", *(shard.name for shard in opened.shards)
     }  # fmt: skip
     order = [(pair["scene"].decode(), int(pair["frame1"])) for pair in source]
     assert order == sorted(order)
@@ -456,8 +456,8 @@ def test_a_view_has_at_most_64_by_64_patches_and_4096_pixels_a_side():
         (["--output=notes.txt"], "names a folder"),
         (["--output=notes.txt/pairs"], "cannot be made"),
         (["--output=foreign"], "holds other things (thesis.tex)"),
-        (["--output=pairs", "--step=0.5"], "was mined with --step=1.0, not --step=0.5"),
-        (["--output=pairs", "--policy=exhaustive"], "was mined with --policy=step"),
+        (["--output=pairs", "--step=0.5"], "was made with --step=1.0, not --step=0.5"),
+        (["--output=pairs", "--policy=exhaustive"], "was made with --policy=step"),
         (["--output=damaged"], "not written by mine"),
         (["--input=empty"], "no videos in it"),
         (["--input=empty", "--source=frames"], "no images in it"),

@@ -1,5 +1,9 @@
 """Each published combination, on a tiny tree of the layout that its data has on disk."""
 
+import re
+import runpy
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from mimic_jax.command import InputError
 from mimic_jax.data.pairs import read_pairs
 
 RATE = 10
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def texture(seed, height, width):
@@ -184,9 +189,53 @@ def test_scans(tmp_path, room, preset, file):
     assert records.decode_image(pairs[0].view1).shape == (224, 224, 3)
 
 
+def test_croco_scenes(tmp_path, room):
+    path = tmp_path / "in" / "hall.glb"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(room.export(file_type="glb"))
+    _, pairs, manifest = mined(tmp_path, "croco_scenes", samples=12, up="y")
+    assert manifest["settings"]["policy"] == "covisible"
+    for pair in pairs:
+        assert records.decode_image(pair.view1).shape == (256, 256, 3)
+        assert len(pair.correspondence) == 256
+
+
 def test_every_preset_is_here():
     named = {"mannequin", "arkitscenes", "objectron", "co3d", "scannet", "demon", "street_view_3d"}
-    assert set(PRESETS) == named | {"hm3d", "gibson", "matterport"}
+    assert set(PRESETS) == named | {"hm3d", "gibson", "matterport", "croco_scenes"}
+
+
+def table_of_sizes():
+    """The table of docs/presets.md: pixels that each config reads, and the presets that store them."""
+    found = {}
+    for line in (ROOT / "docs" / "presets.md").read_text().splitlines():
+        if line.startswith("| `") and ".py`" in line:
+            names, size, commands = (cell.strip() for cell in line.strip("|").split("|"))
+            presets = re.findall(r"`--preset=(\w+)`", commands)
+            presets += [name for name in PRESETS if name != "croco_scenes"] if "MIMIC's presets" in commands else []
+            sizes = [int(found) for found in re.findall(r"`--image_size=(\d+)`", commands)]
+            for name in re.findall(r"`(\w+\.py)`", names):
+                found[name] = int(size), presets, sizes
+    return found
+
+
+def test_presets_and_docs_store_what_the_configs_read():
+    """A smaller view would be enlarged in training."""
+    configs = {}
+    for path in (ROOT / "configs").glob("*.py"):
+        module = runpy.run_path(str(path))
+        if "get_config" in module:
+            configs[path.name] = module["get_config"]().data.size
+    table = table_of_sizes()
+    assert set(table) == set(configs)
+    for name, size in configs.items():
+        written, presets, sizes = table[name]
+        assert written == size, name
+        for preset in presets:
+            assert choose("x", preset).image_size == size, (name, preset)
+        assert all(given == size for given in sizes)
+        assert presets or sizes or size <= choose("x").image_size, f"{name}: nothing stores what it reads"
+    assert {preset for _, presets, _ in table.values() for preset in presets} == set(PRESETS)
 
 
 def test_tables_of_rotations(tmp_path):

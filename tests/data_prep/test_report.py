@@ -98,9 +98,9 @@ def page(merged, tmp_path_factory):
 def test_the_data_are_those_of_the_records(page, merged):
     _, pairs = merged
     found = Page(page)
-    assert found.elements.count("script") == 3
+    assert found.elements.count("script") == 4
     data = found.data
-    assert data["pairs"] == len(pairs) == len(data["sample"])
+    assert data["count"] == len(pairs) == len(data["sample"])
     names = [scene["name"] for scene in data["scenes"]]
     expected = sorted(
         (f"{'released' if pair.scene == 'hall' else 'films'}/{pair.scene}", None if pair.overlap != pair.overlap else
@@ -146,8 +146,8 @@ def test_a_sample_of_a_large_dataset(tmp_path):
     write_manifest(tmp_path / "d", {"name": "tést", **SETTINGS}, {scene: entry("tést", 10, 20) for scene in scenes})
     report(tmp_path / "d", tmp_path / "d.html", sample=400)
     data = Page(tmp_path / "d.html").data
-    assert (len(data["sample"]), data["pairs"]) == (400, 3000)
-    assert len(data["gallery"]) == PICTURES
+    assert (len(data["sample"]), data["count"]) == (400, 3000)
+    assert len(data["gallery"]) == PICTURES["pairs"]
     for shown in data["gallery"]:
         place = shown["frames"][0]
         assert shown["matched"] == matched[place]

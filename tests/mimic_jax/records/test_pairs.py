@@ -67,7 +67,7 @@ def test_bytes_that_are_no_image_are_refused():
 def test_open_dataset_says_what_is_wrong(tmp_path):
     with pytest.raises(InputError, match="no such dataset folder"):
         records.open_dataset(tmp_path / "absent")
-    with pytest.raises(InputError, match="not a finished pair dataset"):
+    with pytest.raises(InputError, match="not a finished dataset"):
         records.open_dataset(tmp_path)
 
     folder = tmp_path / "d"
