@@ -5,15 +5,15 @@ appendix B). Backward, each product is two: by its input and by its weight. Pixe
 embedding has the second alone. Attention counts in full: nothing here is causal.
 """
 
-from mimic_jax.models.kinds import OBJECTIVES
+from mimic_jax.models.kinds import MODELS
 from mimic_jax.models.sizes import Sizes
 
 
-def model_flops(objective: str, sizes: Sizes, crop: tuple[int, int], batch: int) -> dict[str, int]:
+def model_flops(kind: str, sizes: Sizes, crop: tuple[int, int], batch: int) -> dict[str, int]:
     """FLOPs of one step, forward and backward, by part of the model.
 
     Args:
-      objective: "croco", "mae".
+      kind: "croco" or "mae".
       crop: height and width of what the model sees, in pixels.
       batch: images that are completed in the step.
     """
@@ -23,8 +23,8 @@ def model_flops(objective: str, sizes: Sizes, crop: tuple[int, int], batch: int)
     visible, whole = sizes.visible(patches) + extra, patches + extra
     width, inner = sizes.encoder_width, sizes.decoder_width
     # Hidden patches are left out before anything else.
-    encoded = [visible] if OBJECTIVES[objective].views == 1 else [visible, whole]
-    cross = 0 if OBJECTIVES[objective].views == 1 else _cross_attention(whole, whole, inner)
+    encoded = [visible] if MODELS[kind].views == 1 else [visible, whole]
+    cross = 0 if MODELS[kind].views == 1 else _cross_attention(whole, whole, inner)
     forward = {
         "encoder": sizes.encoder_depth * sum(_block(tokens, width) for tokens in encoded),
         "decoder embedding": sum(_product(tokens, width, inner) for tokens in encoded),

@@ -11,9 +11,8 @@ from mimic_jax.models.vit import Encoder
 from mimic_jax.nn.compute import DEFAULT, Compute
 from mimic_jax.nn.rngs import make_rngs
 
-# What is trained here: models that complete masked views (see models.completion).
-OBJECTIVES = {"croco": CroCo, "mae": MAE}
-MODELS = OBJECTIVES | {"vit": Encoder}
+# The first two complete masked views (see models.completion).
+MODELS = {"croco": CroCo, "mae": MAE, "vit": Encoder}
 
 
 def build(kind: str, sizes: Sizes, rngs: nnx.Rngs, compute: Compute = DEFAULT) -> nnx.Module:

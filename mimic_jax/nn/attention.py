@@ -1,4 +1,4 @@
-"""Multi-head self- and cross-attention with optional rotary positions."""
+"""Multi-head self- and cross-attention with optional rotary position embeddings."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from mimic_jax.nn.positions import rope_2d
 
 Tokens = Float[Array, "batch length width"]
 Context = Float[Array, "batch context width"]
-# Of the tokens, and of the context, from `rotation_2d`; None where positions are not rotary.
+# From `rotation_2d`, for the tokens and for the context; None without rotary position embeddings.
 Rotation = Float[Array, "2 *#batch length 1 2 quarter"] | None
 ContextRotation = Float[Array, "2 *#batch context 1 2 quarter"] | None
 
@@ -30,21 +30,24 @@ class SelfAttention(nnx.Module):
         self.qkv = linear(width, (3, *head), axes_in=("embed",), axes_out=(None, "heads", "head_dim"), **options)
         self.out = linear(head, width, axes_in=("heads", "head_dim"), axes_out=("embed",), **options)
 
-    def __call__(self, tokens: Tokens, rotation: Rotation = None, parts: Sequence[int] | None = None) -> Tokens:
+    def __call__(
+        self, tokens: Tokens, rotation: Rotation = None, segment_lengths: Sequence[int] | None = None
+    ) -> Tokens:
         """Attends within `tokens`.
 
         Args:
-          parts: lengths of the parts that the tokens fall into, none of which sees another; one part by default.
+          segment_lengths: lengths of the segments of `tokens`, such as two views; tokens attend only within their
+            segment. One segment by default.
         """
         queries, keys, values = jnp.moveaxis(self.qkv(tokens), 2, 0)
         if rotation is not None:
             queries, keys = (rope_2d(x, rotation) for x in (queries, keys))
-        ends = np.cumsum(parts or [tokens.shape[1]])
-        seen = [
+        ends = np.cumsum(segment_lengths or [tokens.shape[1]])
+        attended = [
             _attend(queries[:, start:end], keys[:, start:end], values[:, start:end], self.compute)
             for start, end in zip([0, *ends[:-1]], ends, strict=True)
         ]
-        return self.out(jnp.concatenate(seen, axis=1) if len(seen) > 1 else seen[0])
+        return self.out(jnp.concatenate(attended, axis=1) if len(attended) > 1 else attended[0])
 
 
 class CrossAttention(nnx.Module):
@@ -70,7 +73,7 @@ class CrossAttention(nnx.Module):
     def weights(
         self, tokens: Tokens, context: Context, rotation: Rotation = None, context_rotation: ContextRotation = None
     ) -> Float[Array, "batch heads length context"]:
-        """How much each token looks at each of the context, by head: softmax(QKᵀ/√d), float32, rows sum to 1."""
+        """Attention weights softmax(QKᵀ/√d) of each token over the context, by head; float32, rows sum to 1."""
         queries, keys = self._queries_and_keys(tokens, context, rotation, context_rotation)
         scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
         return jax.nn.softmax(scores / queries.shape[-1] ** 0.5)
@@ -84,5 +87,5 @@ class CrossAttention(nnx.Module):
 
 def _attend(queries, keys, values, compute: Compute):
     attended = jax.nn.dot_product_attention(queries, keys, values, implementation=compute.attention)
-    # The fused kernel keeps its result itself.
+    # The fused kernel saves its result itself.
     return checkpoint_name(attended, ATTENDED) if compute.attention == "xla" else attended

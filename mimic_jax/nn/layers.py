@@ -1,7 +1,7 @@
-"""Linear layers, LayerNorm and GELU as the published models have them, every parameter naming its logical axes.
+"""Linear layers, LayerNorm and GELU of the published models; each parameter names its logical axes.
 
-`axes` is metadata on each parameter: one name per dimension, such as ("embed", "mlp"), which a `Layout` maps to axes of
-a mesh.
+`axes` is metadata on a parameter: one name per dimension, such as ("embed", "mlp"), which a `Layout` maps to axes of a
+mesh. Other layers, such as `nnx.Conv`, have no such metadata; their parameters are replicated.
 """
 
 import functools
@@ -20,9 +20,9 @@ from mimic_jax.nn.layout import Axes
 
 
 class Linear(nnx.LinearGeneral):
-    """`nnx.LinearGeneral` over trailing dimensions, on tokens laid out in rows.
+    """`nnx.LinearGeneral` over trailing dimensions, with tokens flattened to rows.
 
-    The kernel's gradient then contracts one dimension, not batch and length: a plain matrix product on every backend.
+    The kernel's gradient then contracts one dimension instead of batch and length: a matrix product on every backend.
     """
 
     def __init__(self, *arguments, axes_in: Axes, axes_out: Axes, compute: Compute, **options):
@@ -30,81 +30,77 @@ class Linear(nnx.LinearGeneral):
         self.axes_in, self.axes_out, self.compute = axes_in, axes_out, compute
 
     def __call__(self, tokens: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-        """`tokens` have at least one dimension besides those that are contracted."""
+        """Applies the layer to tokens with at least one dimension before the contracted ones."""
         kernel, bias = self.kernel.get_value(), self.bias.get_value()
         dtype = self.compute.dtype or jnp.result_type(tokens, kernel)
         leading = tokens.shape[: -len(self.axis)]
         rows = tokens.reshape(-1, *self.in_features).astype(dtype)
-        used, kept = self._placements()
-        result = checkpoint_name(affine(used, kept, rows, kernel, bias), PROJECTION)
-        return self.compute.place(result.reshape(*leading, *self.out_features), *_split(self.axes_out))
-
-    def _placements(self) -> tuple[NamedSharding | None, NamedSharding | None]:
-        """How the kernel lies where it is used, and where it is kept."""
-        if (layout := self.compute.layout) is None:
-            return None, None
-        axes = (*self.axes_in, *self.axes_out)
-        return layout.sharding(_split(axes)), layout.sharding(axes)
-
-
-def _split(axes: Axes) -> Axes:
-    """Axes that are split in what is computed with; along the others parameters alone are, and are gathered for use."""
-    return tuple(axis if axis in ("heads", "mlp") else None for axis in axes)
+        layout, used, stored = self.compute.layout, None, None
+        if layout is not None:
+            axes = (*self.axes_in, *self.axes_out)
+            used, stored = layout.sharding(layout.axes_in_use(axes)), layout.sharding(axes)
+        result = checkpoint_name(affine(used, stored, rows, kernel, bias), PROJECTION)
+        result = result.reshape(*leading, *self.out_features)
+        return result if layout is None else self.compute.constrain(result, *layout.axes_in_use(self.axes_out))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def affine(
     used: NamedSharding | None,
-    kept: NamedSharding | None,
+    stored: NamedSharding | None,
     rows: Float[Array, "rows *inner"],
     kernel: Float[Array, "*inner_and_outer"],
     bias: Float[Array, "*outer"],
 ) -> Float[Array, "rows *outer"]:
-    """rows · kernel + bias in the type of the rows; gradients of kernel and bias are summed in their own, float32.
+    """rows · kernel + bias in the type of the rows; gradients of kernel and bias are summed in their own type, float32.
 
-    Derived as it stands, each device would round its sum over a batch to the rows' type before devices add theirs.
+    With the derivative that JAX makes, each device would round its sum over the batch to the type of the rows before
+    the sums of the devices are added.
 
     Args:
-      used, kept: how the kernel lies for the product, and how it came: it is gathered in the type of the rows, forward
-        and backward, and each device keeps its part of the gradient alone. None: on one device.
+      used, stored: shardings of the kernel in the product and in memory. The kernel is gathered in the type of the
+        rows, forward and backward, and each device keeps only its shard of the gradient. None: one device.
     """
     inner = tuple(range(1, rows.ndim))
     of_kernel = tuple(range(rows.ndim - 1))
-    product = jax.lax.dot_general(rows, _placed(kernel.astype(rows.dtype), used), ((inner, of_kernel), ((), ())))
+    product = jax.lax.dot_general(rows, _constrain(kernel.astype(rows.dtype), used), ((inner, of_kernel), ((), ())))
     return product + bias.astype(rows.dtype)
 
 
-def _affine_forward(used, kept, rows, kernel, bias):
-    return affine(used, kept, rows, kernel, bias), (rows, kernel)
+def _affine_forward(used, stored, rows, kernel, bias):
+    return affine(used, stored, rows, kernel, bias), (rows, kernel)
 
 
-def _affine_backward(used, kept, saved, gradient):
+def _affine_backward(used, stored, saved, gradient):
     rows, kernel = saved
     outer = tuple(range(1, gradient.ndim))
     outer_of_kernel = tuple(range(rows.ndim - 1, kernel.ndim))
-    gathered = _placed(kernel.astype(rows.dtype), used)
+    gathered = _constrain(kernel.astype(rows.dtype), used)
     of_rows = jax.lax.dot_general(gradient, gathered, ((outer, outer_of_kernel), ((), ())))
     summed = functools.partial(
         jax.lax.dot_general, dimension_numbers=(((0,), (0,)), ((), ())), preferred_element_type=kernel.dtype
     )
-    # XLA's CPU has no product of 16-bit types with a result of 32.
+    # XLA's CPU backend has no product of 16-bit types with a 32-bit result.
     on_cpu = lambda *operands: summed(*(each.astype(kernel.dtype) for each in operands))  # noqa: E731
     of_kernel = jax.lax.platform_dependent(rows, gradient, cpu=on_cpu, default=summed)
-    return of_rows, _placed(of_kernel, kept), gradient.sum(0, dtype=kernel.dtype)
+    return of_rows, _constrain(of_kernel, stored), gradient.sum(0, dtype=kernel.dtype)
 
 
 affine.defvjp(_affine_forward, _affine_backward)
 
 
-def _placed(array: Float[Array, "..."], sharding: NamedSharding | None) -> Float[Array, "..."]:
+def _constrain(array: Float[Array, "..."], sharding: NamedSharding | None) -> Float[Array, "..."]:
     return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)
 
 
 @jax.custom_vjp
 def gelu(hidden: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x Φ(x), Φ the standard normal distribution (Hendrycks & Gimpel 2016; exact), in float32, of the input's type.
+    """x Φ(x), with Φ the standard normal distribution: computed in float32, returned in the input's type.
 
-    Its derivative, Φ(x) + x φ(x), is made of the input alone: what JAX derives keeps three arrays of the hidden width.
+    The derivative, Φ(x) + x φ(x), needs only the input. The derivative that JAX makes saves three arrays of the hidden
+    width.
+
+    Source: Hendrycks & Gimpel 2016, the exact form.
     """
     x = hidden.astype(jnp.float32)
     return (x * _normal_cdf(x)).astype(hidden.dtype)
@@ -134,13 +130,13 @@ def linear(
 ) -> Linear:
     """A linear layer from the trailing `features_in` dimensions to `features_out`.
 
-    Weights are Xavier-uniform over the flattened fans, biases zero (CroCo, MAE): fused projections count as one matrix.
+    Weights are Xavier-uniform over the flattened fans and biases zero (CroCo, MAE): a fused projection is one matrix.
 
     Args:
       features_in: sizes of the contracted trailing dimensions.
-      features_out: sizes of the dimensions they become.
-      axes_in, axes_out: the logical names of those dimensions.
-      rngs: where the initial weights come from; parameters are float32.
+      features_out: sizes of the dimensions of the result.
+      axes_in, axes_out: logical axes of these dimensions.
+      rngs: random keys of the initial weights; parameters are float32.
     """
     contracted = (features_in,) if isinstance(features_in, int) else tuple(features_in)
     return Linear(
@@ -149,7 +145,8 @@ def linear(
         axis=tuple(range(-len(contracted), 0)),
         kernel_init=nnx.initializers.xavier_uniform(),
         kernel_metadata={"axes": (*axes_in, *axes_out)},
-        bias_metadata={"axes": axes_out},
+        # One dimension as published, however it is split: weight decay leaves it out.
+        bias_metadata={"axes": axes_out, "ndim": 1},
         rngs=rngs,
         axes_in=axes_in,
         axes_out=axes_out,
@@ -158,7 +155,7 @@ def linear(
 
 
 class LayerNorm(nnx.LayerNorm):
-    """`nnx.LayerNorm` in float32, whose result has the type of the computation."""
+    """`nnx.LayerNorm`, computed in float32; the result has the type of activations."""
 
     def __init__(self, *arguments, compute: Compute, **options):
         super().__init__(*arguments, dtype=jnp.float32, **options)

@@ -32,11 +32,12 @@ def scatter(
     *,
     leading: int = 0,
 ) -> Float[Array, "batch {leading}+{patches} width"]:
-    """Puts visible tokens back in their places and `fill`, the mask token, in all others.
+    """Puts visible tokens at the indices of their patches, and `fill`, the mask token, at all other indices.
 
-    leading: how many of the tokens are of no patch, such as a class token; they stay in front.
+    Args:
+      leading: number of tokens that belong to no patch, such as a class token; they stay in front.
     """
     canvas = jnp.broadcast_to(fill, (tokens.shape[0], leading + patches, tokens.shape[-1])).astype(tokens.dtype)
     canvas = canvas.at[:, :leading].set(tokens[:, :leading])
-    places, values = leading + visible, tokens[:, leading:]
-    return jax.vmap(lambda canvas, index, values: canvas.at[index].set(values))(canvas, places, values)
+    indices, values = leading + visible, tokens[:, leading:]
+    return jax.vmap(lambda canvas, index, values: canvas.at[index].set(values))(canvas, indices, values)

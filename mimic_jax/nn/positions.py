@@ -46,6 +46,42 @@ def resize_table(
     return resized.reshape(rows * columns, -1)
 
 
+def resize_table_published(
+    table: Float[Array | np.ndarray, "patches width"], trained_on: tuple[int, int], rows: int, columns: int
+) -> Float[Array, "{rows}*{columns} width"]:
+    """A position table for another grid: half-pixel bicubic, a = −0.75, without antialiasing.
+
+    The published programs of MAE, MultiMAE, ViTPose and CroCo (cosine) resize their tables so when they load weights.
+    `resize_table` follows timm, which antialiases and has a = −0.5: the two differ on every other grid.
+
+    Args:
+      table: one row a patch, row-major, without the row of a class token.
+      trained_on: rows and columns of the grid of `table`.
+    """
+    if (rows, columns) == trained_on:
+        return jnp.asarray(table)
+    weights = (_cubic_weights(*lengths) for lengths in zip(trained_on, (rows, columns), strict=True))
+    # float32 products throughout: accelerators would round the operands.
+    resized = jnp.einsum(
+        "ar,bc,rcw->abw", *weights, table.reshape(*trained_on, -1), precision=jax.lax.Precision.HIGHEST
+    )
+    return resized.reshape(rows * columns, -1)
+
+
+def _cubic_weights(length_in: int, length_out: int) -> Float[np.ndarray, "{length_out} {length_in}"]:
+    """The matrix of cubic convolution (Keys 1981, a = −0.75) at half-pixel centres; taps outside repeat the edge."""
+    a = -0.75
+    sources = (np.arange(length_out) + 0.5) * length_in / length_out - 0.5
+    taps = np.floor(sources)[:, None] + np.arange(-1, 3)
+    distance = np.abs(sources[:, None] - taps)
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    weights = np.zeros((length_out, length_in))
+    rows = np.arange(length_out)[:, None]
+    np.add.at(weights, (rows, taps.clip(0, length_in - 1).astype(int)), np.where(distance <= 1, near, far))
+    return weights.astype(np.float32)
+
+
 def rotation_2d(
     positions: Int[Array | np.ndarray, "*#batch length 2"], dim: int, base: float
 ) -> Float[Array, "2 *#batch length 1 2 {dim}//4"]:

@@ -24,6 +24,6 @@ class _Stream(nnx.RngStream):
 
 def make_rngs(key: PRNGKeyArray | int) -> nnx.Rngs:
     """What `nnx.Rngs(key)` gives to parameters, bit for bit, and in a fraction of the time where a model is traced."""
-    rngs = nnx.Rngs()
+    rngs = nnx.Rngs(default=key)  # of stock layers that draw while they compute, such as nnx.Dropout
     rngs.params = _Stream(key)
     return rngs

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from mimic_jax.nn.masking import gather, mask_of, random_visible, scatter
 from mimic_jax.nn.patches import patchify, unpatchify
-from mimic_jax.nn.positions import grid_positions, resize_table, rope_2d, rotation_2d, sincos_2d
+from mimic_jax.nn.positions import (
+    grid_positions,
+    resize_table,
+    resize_table_published,
+    rope_2d,
+    rotation_2d,
+    sincos_2d,
+)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
@@ -107,3 +114,31 @@ def test_scatter_puts_tokens_back_where_gather_took_them():
         for patch in range(5):
             expected = tokens[image, patch] if patch in visible[image] else np.full(4, 7.0)
             np.testing.assert_array_equal(back[image, patch], expected)
+
+
+def test_published_tables_are_resized_as_the_published_programs_do(parity):
+    fixture = np.load(parity / "downstream_position_tables.npz")
+    rows = fixture["in/vit/pos_embed"][0, 1:]
+    side = round(len(rows) ** 0.5)
+    multimae = fixture["out/multimae_resized_pos_emb"][0]  # [width, rows, columns]
+    mae, vitpose = (fixture[f"out/{name}_resized_pos_embed"][0, 1:] for name in ("mae", "vitpose"))
+    unit = round((len(vitpose) / 12) ** 0.5)  # ViTPose's grids are 4:3
+    expected = {
+        "multimae": (multimae.shape[1:], multimae.reshape(len(multimae), -1).T),
+        "mae": ((round(len(mae) ** 0.5),) * 2, mae),
+        "vitpose": ((4 * unit, 3 * unit), vitpose),
+        "croco": (tuple(fixture["in/croco_new_grid"].tolist()), fixture["out/croco_resized_enc_pos_embed"]),
+    }
+    for name, (grid, table) in expected.items():
+        found = resize_table_published(jnp.asarray(rows), (side, side), *grid)
+        np.testing.assert_allclose(found, table, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("grid", [(20, 31), (9, 4), (14, 14), (1, 2)])
+def test_published_resizing_is_pytorchs_bicubic(grid):
+    torch = pytest.importorskip("torch")
+    table = np.random.default_rng(0).normal(size=(14 * 10, 6)).astype(np.float32)
+    found = resize_table_published(jnp.asarray(table), (14, 10), *grid)
+    image = torch.from_numpy(table.reshape(1, 14, 10, 6)).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(image, grid, mode="bicubic", align_corners=False)
+    np.testing.assert_allclose(found, resized.permute(0, 2, 3, 1).reshape(-1, 6), atol=1e-4)
