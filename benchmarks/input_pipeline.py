@@ -5,10 +5,13 @@
 Makes a dataset of pairs, and prints pairs per second
 
 - of `cv2.imdecode` alone, on the same JPEG bytes held in memory: as many processes as workers, each of one thread;
-- of `mimic_jax.data.pairs.batches`, from the shards to uint8 batches in the process that trains, read by workers;
+- of `mimic_jax.data.source.batches`, from the shards to uint8 batches in the process that trains, read by workers;
 - of the same, read by as many threads of that process.
 
 They take turns; the fastest of the repeats counts. The target is 0.7 of bare decoding or more, with a worker a core.
+
+Prints also how long it takes to compute which examples are in a batch of 4096 of 4.2 million, without and with weights,
+and how long Grain's own shuffle and mixture take, which compute one example at a time in the same order.
 """
 
 import functools
@@ -19,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import grain
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
@@ -29,11 +33,17 @@ from data_prep import dataset
 from data_prep.workers import cores
 from mimic_jax import command, records
 from mimic_jax.data.mixture import all_examples, open_mixture
-from mimic_jax.data.pairs import batches, read_pairs, spread
+from mimic_jax.data.order import examples_in_step
+from mimic_jax.data.pairs import pairs_source, read_pairs
+from mimic_jax.data.source import batches, spread
 
 SHARDS = 4
 # Images; pairs are made of any two of them.
 DISTINCT = 100
+# Of the data whose order is computed.
+LENGTHS = (2_300_000, 700_000, 1_200_000)
+WEIGHTS = (2.0, 1.0, 0.5)
+BATCH = 4096
 
 
 def natural_image(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "{size} {size} 3"]:
@@ -70,7 +80,9 @@ def make_dataset(folder: Path, pairs: int, size: int) -> None:
         dataset.begin_parts(folder, settings)
         entry = {"frames_read": pairs, "pairs_tried": pairs, "pairs_kept": pairs, "rejected": {}, "problems": {}}
         dataset.write_part(folder, "noise", made, entry)
-        dataset.assemble(folder, settings, patches, SHARDS, lambda write, shards: [*map(write, shards)])
+        dataset.assemble(
+            folder, settings, records.pairs.schema(patches), SHARDS, lambda write, shards: [*map(write, shards)]
+        )
 
 
 @functools.cache
@@ -102,6 +114,24 @@ def read_all(data: Iterator, ahead: int, seconds: float) -> float:
     return count / passed
 
 
+def order_seconds(repeats: int, weights: tuple[float, ...] | None) -> tuple[float, float]:
+    """Seconds for the indices of a batch, computed at once, and by Grain; the fastest of the repeats."""
+    if weights is None:
+        sequence = grain.MapDataset.range(sum(LENGTHS)).shuffle(seed=0).repeat()
+    else:
+        datasets = [grain.MapDataset.range(length).shuffle(seed=0).repeat() for length in LENGTHS]
+        sequence = grain.MapDataset.mix(datasets, weights)
+    at_once, by_grain = [], []
+    for step in range(repeats):
+        begin = time.perf_counter()
+        examples_in_step(step, lengths=LENGTHS, weights=weights, batch_size=BATCH, seed=0)
+        at_once.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        np.array([sequence[step * BATCH + row] for row in range(BATCH)])
+        by_grain.append(time.perf_counter() - begin)
+    return min(at_once), min(by_grain)
+
+
 def main() -> None:
     """Runs the command."""
     workers, seconds = flags.FLAGS.workers or cores(), flags.FLAGS.seconds
@@ -109,7 +139,7 @@ def main() -> None:
         make_dataset(Path(folder), flags.FLAGS.pairs, flags.FLAGS.size)
         examples = all_examples(open_mixture(folder, "--pairs"))
         size = (flags.FLAGS.size, flags.FLAGS.size)
-        read = functools.partial(batches, examples, size=size, batch_size=flags.FLAGS.batch, seed=0)
+        read = functools.partial(batches, pairs_source(examples, size=size), batch_size=flags.FLAGS.batch, seed=0)
         by_workers, by_threads = read(workers=workers, threads=1), read(threads=workers)
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
             alone, through, threaded = [], [], []
@@ -125,6 +155,11 @@ def main() -> None:
     table.add_row(f"cv2.imdecode, {workers} processes", f"{max(alone):.0f}", "1")
     table.add_row(f"batches, {workers} workers", f"{max(through):.0f}", f"{max(through) / max(alone):.2f}")
     table.add_row(f"batches, {workers} threads", f"{max(threaded):.0f}", f"{max(threaded) / max(alone):.2f}")
+    Console().print(table)
+    table = Table(f"indices of {BATCH} examples", "ms", "ms by Grain")
+    for name, weights in (("every example equally likely", None), ("weighted datasets", WEIGHTS)):
+        at_once, by_grain = order_seconds(flags.FLAGS.repeats, weights)
+        table.add_row(name, f"{1e3 * at_once:.1f}", f"{1e3 * by_grain:.1f}")
     Console().print(table)
 
 

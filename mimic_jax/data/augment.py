@@ -175,6 +175,19 @@ def resize_windows(
     return jnp.clip(jax.vmap(resize)(images, windows), 0, 1)
 
 
+def window_flops(size: tuple[int, int], crop: tuple[int, int]) -> int:
+    """FLOPs of resizing one image's window with `resize_windows`: two matrix products.
+
+    Args:
+      size: height and width of images as they are read, in pixels.
+      crop: height and width that windows are resized to.
+    """
+    (height, width), (rows, columns) = size, crop
+    first_rows = 3 * rows * width * (height + columns)
+    first_columns = 3 * height * columns * (width + rows)
+    return 2 * min(first_rows, first_columns)
+
+
 def color_jitter(key: PRNGKeyArray, images: Images, strength: float) -> Images:
     """Brightness, contrast and saturation by factors uniform in 1 ± strength, in an order drawn for each image.
 

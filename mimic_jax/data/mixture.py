@@ -15,7 +15,7 @@ from rich.progress import track
 from mimic_jax import files, hosts, records
 from mimic_jax.command import InputError
 
-# Of a dataset's manifest so many scenes are compared with the records.
+# Scenes of a manifest that are compared with the records.
 CHECKED_SCENES = 100
 # Records read at a time, where all must be read.
 CHUNK = 256
@@ -46,9 +46,9 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """Some of the records of a mixture. Place i is the i-th of them, one dataset after the other.
+    """A selection of the records of a mixture. Index i is the i-th of them, one dataset after the other.
 
-    indices: for each dataset the places of its records that belong, in order; None for all.
+    indices: for each dataset the numbers of the selected records, in order; None for all.
     """
 
     mixture: Mixture
@@ -58,20 +58,21 @@ class Examples:
         return sum(self.lengths())
 
     def lengths(self) -> list[int]:
-        """How many records of each dataset belong."""
+        """The number of selected records of each dataset."""
         return [
             len(dataset if indices is None else indices)
             for dataset, indices in zip(self.mixture.datasets, self.indices, strict=True)
         ]
 
 
-def open_mixture(spec: str | Sequence[Any], field: str) -> Mixture:
+def open_mixture(spec: str | Sequence[Any], field: str, kind: str = "pairs") -> Mixture:
     """Opens the datasets that a config names.
 
     Args:
       spec: "a" or "a,b,c", or a list of folders: every example is equally likely. A list of (folder, weight): the
         shares of the datasets are proportional to the weights.
       field: the name of the config's field, for messages.
+      kind: of the records.
 
     Raises:
       InputError: nothing is named, an entry is empty or given twice, a weight is missing or is not above 0, or a folder
@@ -79,7 +80,7 @@ def open_mixture(spec: str | Sequence[Any], field: str) -> Mixture:
     """
     entries = spec.split(",") if isinstance(spec, str) else list(spec)
     if not any(entries):
-        raise InputError(f"{field} is not set: give --{field}=DATASET, a folder that mine made")
+        raise InputError(f"{field} is not set: give --{field}=DATASET, a dataset folder")
     weighted = [isinstance(entry, list | tuple) for entry in entries]
     if any(weighted) and not all(weighted):
         raise InputError(f"{field}={spec!r}: give all datasets a weight, as (folder, weight), or none")
@@ -94,9 +95,9 @@ def open_mixture(spec: str | Sequence[Any], field: str) -> Mixture:
         if not os.fspath(folder).strip():
             raise InputError(f"{field}={spec!r}: an entry is empty; name a dataset folder or leave it out")
     folders = [os.fspath(folder).strip() for folder in folders]
-    places = [str(files.as_path(folder).resolve()) for folder in folders]
-    for folder, place in zip(folders, places, strict=True):
-        if places.count(place) > 1:
+    resolved = [str(files.as_path(folder).resolve()) for folder in folders]
+    for folder, path in zip(folders, resolved, strict=True):
+        if resolved.count(path) > 1:
             raise InputError(f"{field}: {folder} is given twice; name it once")
     weights = None
     if any(weighted):
@@ -104,7 +105,7 @@ def open_mixture(spec: str | Sequence[Any], field: str) -> Mixture:
             if not isinstance(weight, int | float) or not 0 < weight < math.inf:
                 raise InputError(f"{field}: the weight of {folder} is {weight!r}; it must be a number above 0")
         weights = tuple(float(weight) for _, weight in entries)
-    return Mixture(tuple(records.open_dataset(folder) for folder in folders), weights)
+    return Mixture(tuple(records.open_dataset(folder, kinds=(kind,)) for folder in folders), weights)
 
 
 def all_examples(mixture: Mixture) -> Examples:
@@ -135,12 +136,12 @@ def hold_out(mixture: Mixture, fraction: float) -> tuple[Examples, Examples]:
     left = [len(each) for each in scenes]
     held_out = set()
     for key in sorted(set().union(*scenes), key=lambda key: hashlib.sha256(key.encode()).digest()):
-        having = [place for place, each in enumerate(scenes) if key in each]
-        if any(wanted[place] > 0 for place in having) and all(left[place] > 1 for place in having):
+        having = [number for number, each in enumerate(scenes) if key in each]
+        if any(wanted[number] > 0 for number in having) and all(left[number] > 1 for number in having):
             held_out.add(key)
-            for place in having:
-                wanted[place] -= 1
-                left[place] -= 1
+            for number in having:
+                wanted[number] -= 1
+                left[number] -= 1
     kept, apart = [], []
     for dataset, each in zip(mixture.datasets, scenes, strict=True):
         is_apart = np.zeros(len(dataset), bool)
@@ -153,32 +154,54 @@ def hold_out(mixture: Mixture, fraction: float) -> tuple[Examples, Examples]:
 
 
 def scenes_of(dataset: records.Dataset) -> dict[str, list[range]]:
-    """Where the records of each scene lie, by SOURCE/SCENE.
+    """The numbers of the records of each scene, by SOURCE/SCENE.
 
     Taken from the manifest where it agrees with the records of some scenes; else every record is read.
     """
-    source = record_source([dataset])
+    source = record_source(dataset)
     try:
         spans = _spans_of_manifest(dataset.manifest())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # missing, or not written by mine
         spans = []
-    ends = [spans[place] for place in np.linspace(0, len(spans) - 1, min(len(spans), CHECKED_SCENES)).astype(int)]
-    places = [place for _, span in ends for place in (span[0], span[-1])]
-    if sum(len(span) for _, span in spans) == len(dataset) and _keys(source, places) == [
-        key for key, _ in ends for _ in range(2)
+    checked = [spans[number] for number in np.linspace(0, len(spans) - 1, min(len(spans), CHECKED_SCENES)).astype(int)]
+    ends = [number for _, span in checked for number in (span[0], span[-1])]
+    if sum(len(span) for _, span in spans) == len(dataset) and _keys(dataset, source, ends) == [
+        key for key, _ in checked for _ in range(2)
     ]:
         return _grouped(spans)
     firsts = range(0, len(dataset), CHUNK)
     return _grouped(
         (key, range(first + row, first + row + 1))
         for first in track(firsts, f"reading the scenes of {dataset.folder}", disable=not hosts.is_first())
-        for row, key in enumerate(_keys(source, range(first, min(first + CHUNK, len(dataset)))))
+        for row, key in enumerate(_keys(dataset, source, range(first, min(first + CHUNK, len(dataset)))))
     )
 
 
-def record_source(datasets: Iterable[records.Dataset]) -> grain.sources.ArrayRecordDataSource:
-    """The records of datasets, one dataset after the other, as stored."""
-    return grain.sources.ArrayRecordDataSource([str(shard) for dataset in datasets for shard in dataset.shards])
+def describe_data(mixture: Mixture, unit: str = "pairs") -> list[dict[str, Any]]:
+    """What there is to say of each dataset: folder, number of examples, fingerprint, weight, and its manifest.
+
+    Args:
+      unit: what examples are called, which is the key of their number.
+
+    Returns:
+      A dict for each dataset. The manifest's entries of single scenes are left out.
+    """
+    described = []
+    for number, dataset in enumerate(mixture.datasets):
+        about = {"folder": str(dataset.folder), unit: len(dataset), "fingerprint": dataset.fingerprint()}
+        if mixture.weights is not None:
+            about["weight"] = mixture.weights[number]
+        try:
+            manifest = dataset.manifest()
+        except (OSError, ValueError):  # a dataset made elsewhere need not have one
+            manifest = {}
+        described.append(about | {key: value for key, value in manifest.items() if key != "scenes"})
+    return described
+
+
+def record_source(dataset: records.Dataset) -> grain.sources.ArrayRecordDataSource:
+    """The records of a dataset, as stored."""
+    return grain.sources.ArrayRecordDataSource([str(shard) for shard in dataset.shards])
 
 
 def _spans_of_manifest(manifest: dict) -> list[tuple[str, range]]:
@@ -194,18 +217,18 @@ def _spans_of_manifest(manifest: dict) -> list[tuple[str, range]]:
     return spans
 
 
-def _keys(source: grain.sources.ArrayRecordDataSource, places: Sequence[int]) -> list[str]:
-    pairs = map(records.decode, source.__getitems__(list(places)))
-    return [_key(pair.source, pair.scene) for pair in pairs]
+def _keys(dataset: records.Dataset, source: grain.sources.ArrayRecordDataSource, numbers: Sequence[int]) -> list[str]:
+    decoded = [dataset.decode(record) for record in source.__getitems__(list(numbers))]
+    return [_key(record.source, record.scene) for record in decoded]
 
 
 def _key(source: str, scene: str) -> str:
-    # As merge names scenes: those of MIMIC's release say the source already.
+    # As merge names scenes. Scenes of MIMIC's release begin with the source already.
     return scene if scene.startswith(f"{source}/") else f"{source}/{scene}"
 
 
 def _grouped(spans: Iterable[tuple[str, range]]) -> dict[str, list[range]]:
-    """Spans by key; those that follow one another are joined."""
+    """Spans by key; adjacent spans are joined."""
     grouped: dict[str, list[range]] = {}
     for key, span in spans:
         of_key = grouped.setdefault(key, [])

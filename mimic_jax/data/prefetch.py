@@ -1,4 +1,4 @@
-"""Batches on the devices before they are needed, and how long the devices had to wait where they were not."""
+"""Batches on the devices before they are needed, and how long the devices had to wait for a batch."""
 
 import queue
 import threading
@@ -14,19 +14,27 @@ POLL = 1e-3
 
 
 class Prefetch(Generic[Batch]):
-    """Iterates over `put(batch)` for the batches of `source`, of which a thread keeps `depth` ready.
+    """Iterates over `put(batch)` for the batches of `source`. A thread keeps `depth` batches ready.
 
-    Errors of the source and of `put` come out where the batch would have. `close()` ends the thread and the source.
+    Errors of the source and of `put` are raised where the batch would have come. `close()` ends the thread and the
+    source.
     """
 
-    def __init__(self, source: Iterator[HostBatch], put: Callable[[HostBatch], Batch], depth: int = 2):
+    def __init__(
+        self,
+        source: Iterator[HostBatch],
+        put: Callable[[HostBatch], Batch],
+        depth: int = 2,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         """
         Args:
           source: batches on the host; its `close()` is called where it has one, as generators do.
-          put: a batch's way to the devices.
+          put: moves a batch to the devices.
           depth: how many batches on the devices wait to be taken; one more is on its way.
+          clock: seconds from any moment on. It is read when the devices become idle, and when the batch is there.
         """
-        self._source, self._put = source, put
+        self._source, self._put, self._clock = source, put, clock
         self._ready: queue.Queue[tuple[Batch | None, BaseException | None]] = queue.Queue(depth)
         self._closed = threading.Event()
         self._error: BaseException | None = None
@@ -36,11 +44,11 @@ class Prefetch(Generic[Batch]):
     def take(self, in_flight: Callable[[], bool]) -> tuple[Batch, float]:
         """The next batch, and the seconds for which the devices had nothing to do because it was not there.
 
-        Waiting for the batch counts from the moment when the step before is done: until then the devices are busy. The
-        seconds are right to `POLL` or so. What comes before the first step, when nothing can be in flight, counts too.
+        Waiting counts from the moment when the previous step is done; until then the devices are busy. The error of the
+        seconds is about `POLL`. The wait before the first step, when nothing can be in flight, counts too.
 
         Args:
-          in_flight: whether the step that was dispatched last still runs, such as `lambda: not loss.is_ready()`.
+          in_flight: whether the step dispatched last still runs, such as `lambda: not loss.is_ready()`.
 
         Raises:
           StopIteration: the source has ended.
@@ -49,14 +57,14 @@ class Prefetch(Generic[Batch]):
         idle_since = None
         item = self._next(0.0)
         while item is None:
-            # Once they are idle, they stay so until this batch is dispatched.
+            # Idle devices stay idle until this batch is dispatched.
             if idle_since is None and not in_flight():
-                idle_since = time.perf_counter()
+                idle_since = self._clock()
             item = self._next(POLL)
         batch, self._error = item
         if self._error is not None:
             raise self._error
-        return batch, 0.0 if idle_since is None else time.perf_counter() - idle_since
+        return batch, 0.0 if idle_since is None else self._clock() - idle_since
 
     def __iter__(self) -> "Prefetch[Batch]":
         return self
@@ -76,7 +84,7 @@ class Prefetch(Generic[Batch]):
             self._source.close()
 
     def _next(self, seconds: float) -> tuple[Batch | None, BaseException | None] | None:
-        """The next batch or error, once there is one; None where there is none for so long."""
+        """The next batch or error; None where neither comes within `seconds`."""
         if self._error is not None:
             return None, self._error
         try:

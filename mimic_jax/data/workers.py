@@ -1,12 +1,11 @@
-"""Batches that other processes read: Grain's process workers, and memory that they fill and this process empties.
+"""Batches that other processes read: Grain's process workers, and shared memory that they fill for this process.
 
-Grain hands over arrays in shared memory of their own, made anew for every batch. To give a fresh page to a process can
-take longer than to decode what goes there; here the same pages are used again and again, and Grain hands over which.
+Grain by itself returns each array in a new block of shared memory. Giving fresh pages to a process can take longer than
+decoding what is written there. Here the same pages are used again and again, and Grain returns the batch's number only.
 """
 
 import contextlib
 import dataclasses
-import math
 import mmap
 import multiprocessing
 import os
@@ -19,9 +18,10 @@ from multiprocessing import resource_tracker
 
 import cv2
 import grain
+import jax
 import numpy as np
 from absl import flags
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from mimic_jax.command import InputError, TryAgain
 
@@ -34,26 +34,32 @@ POLL = 1e-3
 # another batch first.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-Places = Int[np.ndarray, " batch"]
-Views = UInt8[np.ndarray, "views batch height width 3"]
+# Arrays begin at multiples of this, in bytes: the width of the widest vector instructions, and a cache line.
+ALIGNMENT = 64
+
+# Arrays by name; and the shapes and types of the arrays of one record or one batch.
+Batch = dict[str, np.ndarray]
+Spec = dict[str, jax.ShapeDtypeStruct]
+Indices = Int[np.ndarray, " batch"]
+Read = Callable[[Batch, Indices, Callable[[], bool]], None]
 
 
 def read_in_workers(
-    places: grain.MapDataset[Places],
-    read: Callable[[Views, Places, Callable[[], bool]], None],
-    shape: tuple[int, ...],
+    indices: grain.MapDataset[Indices],
+    read: Read,
+    spec: Spec,
     workers: int,
-) -> Generator[Views, None, None]:
+) -> Generator[Batch, None, None]:
     """Reads batches in `workers` processes and gives them in order: worker i reads batches i, i + workers, ….
 
     The first batch starts the processes. They end when the generator is closed, and when this process ends, however it
     does.
 
     Args:
-      places: of each batch.
-      read: `read(views, places, stop)` fills `views` with the examples at `places`, and returns early once `stop()`
-        says so. It is pickled.
-      shape: of the views of one batch.
+      indices: of the examples of each batch.
+      read: `read(batch, indices, stop)` fills the arrays of `batch` with the examples at `indices`, and returns early
+        once `stop()` says so. It is pickled.
+      spec: shapes and types of the arrays of one batch.
       workers: at least one.
 
     Raises:
@@ -67,9 +73,9 @@ def read_in_workers(
         flags.FLAGS.mark_as_parsed()
     # The tracker of shared semaphores tells of those that Ctrl-C leaves to it; it removes them, and that is all.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-    slots = Slots(AHEAD * workers, shape)
+    slots = Slots(AHEAD * workers, spec)
     # A worker has no batch of its own to prepare meanwhile: there are other workers.
-    turns = places.map_with_index(_Fill(slots, read)).to_iter_dataset(grain.ReadOptions(0, 0))
+    turns = indices.map_with_index(_Fill(slots, read)).to_iter_dataset(grain.ReadOptions(0, 0))
     data = iter(turns.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _begin))
     try:
         with _signals_held():
@@ -90,44 +96,52 @@ def read_in_workers(
 
 
 class Slots:
-    """Memory that processes share, with room for `count` batches of uint8 views [views, batch, height, width, 3].
+    """Memory that processes share, with room for `count` batches of arrays of any shapes and types.
 
-    Batch number n lies in slot n mod count, from `begin(n)` on until `take(n)`. A copy that is pickled is the same
-    memory. The memory has no name and no limit of its own (that of /dev/shm is low in containers), and is gone with the
-    last process that has it.
+    Batch number n is in slot n mod count, from `begin(n)` on until `take(n)`. A pickled copy uses the same memory. The
+    memory has no name and no limit of its own (that of /dev/shm is low in containers). It is freed when the last
+    process that uses it has ended.
     """
 
-    def __init__(self, count: int, shape: tuple[int, ...]):
+    def __init__(self, count: int, spec: Spec):
         self._file = os.memfd_create("batches")
-        os.ftruncate(self._file, 8 * (count + 1) + count * math.prod(shape))
-        self.__setstate__((f"/proc/{os.getpid()}/fd/{self._file}", count, shape))
+        header, size, _ = _layout(count, spec)
+        os.ftruncate(self._file, header + count * size)
+        self.__setstate__((f"/proc/{os.getpid()}/fd/{self._file}", count, spec))
         self._turns[:-1] = range(count)
 
-    def __getstate__(self) -> tuple[str, int, tuple[int, ...]]:
-        return self._path, self._count, self._shape
+    def __getstate__(self) -> tuple[str, int, Spec]:
+        return self._path, self._count, self._spec
 
-    def __setstate__(self, state: tuple[str, int, tuple[int, ...]]) -> None:
-        self._path, self._count, self._shape = state
+    def __setstate__(self, state: tuple[str, int, Spec]) -> None:
+        self._path, self._count, self._spec = state
         with open(self._path, "r+b") as file:
             memory = mmap.mmap(file.fileno(), 0)
-        # Of each slot the batch whose turn it is; then whether all is over.
+        header, size, offsets = _layout(self._count, self._spec)
+        # The number of the batch whose turn it is, of each slot; then whether `close` was called.
         self._turns = np.frombuffer(memory, np.int64, self._count + 1)
-        self._views = np.frombuffer(memory, np.uint8, offset=self._turns.nbytes).reshape(self._count, *self._shape)
+        self._batches = [
+            {
+                name: np.ndarray(each.shape, each.dtype, memory, header + slot * size + offsets[name])
+                for name, each in self._spec.items()
+            }
+            for slot in range(self._count)
+        ]
 
-    def begin(self, turn: int) -> Views:
-        """Waits until the slot of batch number `turn` is free. Returns it, to be filled."""
+    def begin(self, turn: int) -> Batch:
+        """Waits until the slot of batch number `turn` is free. Returns its arrays, to be filled."""
         while self._turns[turn % self._count] != turn and not self.closed():
             time.sleep(POLL)
-        return self._views[turn % self._count]
+        return self._batches[turn % self._count]
 
-    def take(self, turn: int) -> Views:
+    def take(self, turn: int) -> Batch:
         """A copy of batch number `turn`; its slot is free from then on."""
-        views = self._views[turn % self._count].copy()
+        batch = {name: array.copy() for name, array in self._batches[turn % self._count].items()}
         self._turns[turn % self._count] = turn + self._count
-        return views
+        return batch
 
     def close(self) -> None:
-        """Nobody shall wait or read any longer."""
+        """Ends all waiting and reading."""
         self._turns[-1] = 1
         os.close(self._file)
 
@@ -136,15 +150,28 @@ class Slots:
         return bool(self._turns[-1])
 
 
+def _layout(count: int, spec: Spec) -> tuple[int, int, dict[str, int]]:
+    """Bytes before the first of `count` slots, bytes of each slot, and where each array begins in a slot."""
+    offsets, size = {}, 0
+    for name, each in spec.items():
+        offsets[name] = size
+        size += _aligned(each.size * each.dtype.itemsize)
+    return _aligned(8 * (count + 1)), size, offsets
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Fill:
-    """What a worker does for each of its batches. What it hands over is the batch's number alone."""
+    """What a worker does for each of its batches. It returns the batch's number only."""
 
     slots: Slots
-    read: Callable[[Views, Places, Callable[[], bool]], None]
+    read: Read
 
-    def __call__(self, turn: int, places: Places) -> int:
-        self.read(self.slots.begin(turn), places, self.slots.closed)
+    def __call__(self, turn: int, indices: Indices) -> int:
+        self.read(self.slots.begin(turn), indices, self.slots.closed)
         if self.slots.closed():
             # Nobody wants it. An orderly end takes a worker long, and Grain would wait for one after the other.
             os._exit(1)

@@ -1,4 +1,4 @@
-"""Datasets whose pairs are told apart by their pixels, and which of them come when."""
+"""Datasets whose pairs differ by their pixels, and which pairs are in which batch."""
 
 import dataclasses
 from pathlib import Path
@@ -9,6 +9,7 @@ from mimic_jax import records
 from mimic_jax.data import pairs
 from mimic_jax.data.mixture import Examples
 from mimic_jax.data.order import examples_in_step
+from mimic_jax.data.source import batches
 from tests.datasets import make_pair, write_dataset
 
 # Grey levels from one number to the next: JPEG moves a level by less than half of it.
@@ -37,24 +38,30 @@ def numbers_in(batch: dict[str, np.ndarray]) -> list[int]:
 
 
 def numbers(examples: Examples) -> list[int]:
-    """The number of every pair, place by place."""
+    """The number of every pair, index by index."""
     return [pair.frame1 for pair in pairs.read_pairs(examples, range(len(examples)))]
 
 
 def found(examples: Examples, steps: int, index: int = 0, count: int = 1, **options) -> list[list[int]]:
-    """The numbers of the pairs in each step: of every so-manieth row, one of `count` shares."""
-    rows = np.arange(index, 6, count)
-    data = pairs.batches(examples, size=(8, 8), batch_size=6, seed=0, rows=rows, **options)
-    rows = [numbers_in(next(data)) for _ in range(steps)]
+    """The numbers of the pairs in each step: of rows index, index + count, …, as one of `count` hosts reads them."""
+    source, of_index = pairs.pairs_source(examples, size=(8, 8)), np.array(numbers(examples))
+    data = batches(source, batch_size=6, seed=0, rows=np.arange(index, 6, count), **options)
+    rows = []
+    for _ in range(steps):
+        batch = next(data)
+        assert batch["index"].dtype == np.int32
+        rows.append(numbers_in(batch))
+        assert of_index[batch["index"]].tolist() == rows[-1]
     data.close()
     return rows
 
 
 def expected(examples: Examples, first_step: int, steps: int, index: int = 0, count: int = 1) -> list[list[int]]:
-    """The same, of which no batch is read."""
-    names = np.array(numbers(examples))
+    """The same numbers, without reading a batch."""
+    of_index = np.array(numbers(examples))
+    options = {"lengths": examples.lengths(), "weights": examples.mixture.weights, "batch_size": 6, "seed": 0}
     rows = [
-        names[examples_in_step(examples, batch_size=6, seed=0, step=step)][index::count].tolist()
+        of_index[examples_in_step(step, **options)][index::count].tolist()
         for step in range(first_step, first_step + steps)
     ]
     assert len(set(map(tuple, rows))) > steps // 2

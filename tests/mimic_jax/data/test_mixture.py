@@ -27,7 +27,9 @@ def make(folder, scenes, shards=1, source="films"):
             pairs = [dataclasses.replace(make_pair(pair), source=source, scene=scene) for pair in range(count)]
             entry = {"source": source, "frames_read": 9, "pairs_tried": 8, "pairs_kept": count}
             writing.write_part(folder, scene, pairs, entry | {"rejected": {}, "problems": {}})
-        writing.assemble(folder, settings, 16, shards, lambda write, todo: [write(shard) for shard in todo])
+        writing.assemble(
+            folder, settings, records.pairs.schema(16), shards, lambda write, todo: [write(shard) for shard in todo]
+        )
     return folder
 
 

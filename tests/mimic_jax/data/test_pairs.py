@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import os
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from configs import mae_vitl
 from mimic_jax import records
 from mimic_jax.command import InputError
 from mimic_jax.data import pairs
-from mimic_jax.data.mixture import all_examples, hold_out, open_mixture
+from mimic_jax.data.mixture import all_examples, describe_data, hold_out, open_mixture
 from mimic_jax.data.order import examples_in_step
+from mimic_jax.data.pairs import pairs_source
+from mimic_jax.data.source import batches, describe_rows, read_rows, spread
+from mimic_jax.tasks import make_task
 from mimic_jax.training.run import open_run
 from tests.datasets import make_pair, write_dataset
 from tests.mimic_jax.data.numbered import expected, found, numbers, write_numbered
@@ -41,7 +45,7 @@ def test_no_pair_of_a_scene_held_out_is_trained_on(folders):
     assert not {number // 3 for number in seen} & scenes
 
 
-def test_places_count_through_the_examples(several, training):
+def test_indices_count_through_the_examples(several, training):
     # Dealt to three shards in turn.
     ends = (0, 23), (23, 30), (30, 42)
     stored = [number for first, end in ends for shard in range(3) for number in range(first + shard, end, 3)]
@@ -56,22 +60,34 @@ def test_places_count_through_the_examples(several, training):
 
 
 def test_a_spread_is_even_and_has_both_ends(several):
-    assert pairs.spread(several, 5) == [0, 10, 20, 31, 41]
-    assert pairs.spread(several, 100) == list(range(42))
-    assert pairs.spread(several, 1) == [0]
+    for examples in (several, pairs_source(several, size=(8, 8))):
+        assert spread(examples, 5) == [0, 10, 20, 31, 41]
+        assert spread(examples, 100) == list(range(42))
+        assert spread(examples, 1) == [0]
     nothing = hold_out(several.mixture, 0.0)[1]
-    assert pairs.spread(nothing, 5) == pairs.read_pairs(nothing, []) == []
+    assert spread(nothing, 5) == pairs.read_pairs(nothing, []) == []
+    assert read_rows(pairs_source(nothing, size=(8, 8)), [])["view1"].shape == (0, 8, 8, 3)
 
 
-def test_an_example_is_described_by_where_it_lies(folders, training, tmp_path):
-    (line,) = pairs.describe(training, [len(training) - 1])
+@pytest.mark.parametrize("index", [-1, 42])
+def test_an_index_out_of_range_is_refused(several, index):
+    with pytest.raises(IndexError):
+        pairs.read_pairs(several, [index])
+
+
+def describe(examples, indices):
+    return describe_rows(pairs_source(examples, size=(8, 8)), indices)
+
+
+def test_an_example_is_described_by_its_record(folders, training, tmp_path):
+    (line,) = describe(training, [len(training) - 1])
     # The last of the last shard of the last dataset that is not held out.
     last = numbers(training)[-1]
     ours = [number for number in range(30, 42) if number % 3 == last % 3]
     shard = Path(folders["c"]) / records.shard_name("train", last % 3, 3)
     assert line == f"tést/s{last // 3}, frames {last} and -1 (record {ours.index(last)} of {shard})"
     groups = write_numbered(tmp_path / "d", 0, 17)
-    lines = pairs.describe(all_examples(open_mixture(str(tmp_path / "d"), "f")), range(17))
+    lines = describe(all_examples(open_mixture(str(tmp_path / "d"), "f")), range(17))
     stored = [(shard, row, pair) for shard, group in enumerate(groups) for row, pair in enumerate(group)]
     for line, (shard, row, pair) in zip(lines, stored, strict=True):
         assert f"frames {pair.frame1} and" in line
@@ -81,7 +97,7 @@ def test_an_example_is_described_by_where_it_lies(folders, training, tmp_path):
 def test_batches_hold_the_stored_pixels(tmp_path):
     write_dataset(tmp_path / "d", [make_pair(seed) for seed in range(5)])
     examples = all_examples(open_mixture(str(tmp_path / "d"), "f"))
-    batch = next(pairs.batches(examples, size=(24, 40), batch_size=4, seed=0))
+    batch = next(batches(pairs_source(examples, size=(24, 40)), batch_size=4, seed=0))
     assert batch["view1"].shape == batch["view2"].shape == (4, 24, 40, 3)
     assert batch["view1"].dtype == np.uint8
     # The views are each other's mirror images, and smooth.
@@ -101,17 +117,18 @@ def half(tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_views_that_are_not_asked_for_are_not_decoded(half, workers):
     examples = all_examples(open_mixture(half, "f"))
-    options = {"size": (48, 64), "batch_size": 4, "seed": 3, "workers": workers}
-    data = pairs.batches(examples, views=("view1",), **options)
+    options = {"batch_size": 4, "seed": 3, "workers": workers}
+    data = batches(pairs_source(examples, size=(48, 64), views=("view1",)), **options)
     for step in range(5):
         batch = next(data)
-        assert batch.keys() == {"view1"}
-        places = examples_in_step(examples, batch_size=4, seed=3, step=step)
-        stored = pairs.read_pairs(examples, places.tolist())
+        assert batch.keys() == {"view1", "index"}
+        indices = examples_in_step(step, lengths=(7,), weights=None, batch_size=4, seed=3)
+        np.testing.assert_array_equal(batch["index"], indices)
+        stored = pairs.read_pairs(examples, indices.tolist())
         np.testing.assert_array_equal(batch["view1"], [records.decode_image(pair.view1) for pair in stored])
     data.close()
     with pytest.raises(InputError, match=r"^view2 of tést/scene .* is damaged"):
-        next(pairs.batches(examples, **options))
+        next(batches(pairs_source(examples, size=(48, 64)), **options))
 
 
 def test_a_step_on_first_views_needs_no_others(half, tmp_path):
@@ -120,7 +137,7 @@ def test_a_step_on_first_views_needs_no_others(half, tmp_path):
     config.model.update({"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2})
     config.data.update({"train": half, "size": 32, "crop": 32})
     config.update({"batch_size": 4, "steps": 50})
-    run = open_run(config, tmp_path / "run")
+    run = open_run(config, tmp_path / "run", make_task)
     data = run.batches(0)
     batch, key = next(data), jax.random.key(0)
     data.close()
@@ -131,7 +148,8 @@ def test_a_step_on_first_views_needs_no_others(half, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_view_is_named(broken, workers):
-    data = pairs.batches(all_examples(open_mixture(broken, "f")), size=(8, 8), batch_size=1, seed=0, workers=workers)
+    source = pairs_source(all_examples(open_mixture(broken, "f")), size=(8, 8))
+    data = batches(source, batch_size=1, seed=0, workers=workers)
     with pytest.raises(InputError, match=r"^view1 of s/kitchen, frames -1 and -1, is damaged"):
         next(data)
 
@@ -161,7 +179,7 @@ def overwrite(shard):
 @pytest.mark.parametrize("opened", [False, True])
 def test_a_shard_that_is_damaged_under_way_is_named(large, damage, opened):
     mixture, shard = large
-    data = pairs.batches(all_examples(mixture), size=(8, 8), batch_size=1, seed=0, threads=1)
+    data = batches(pairs_source(all_examples(mixture), size=(8, 8)), batch_size=1, seed=0, threads=1)
     if opened:
         next(data)
     damage(shard)
@@ -176,4 +194,29 @@ def test_a_missing_shard_is_named_before_anything_is_read(large):
     mixture, shard = large
     shard.unlink()
     with pytest.raises(InputError, match=f"{shard}.*copy it again"):
-        pairs.batches(all_examples(mixture), size=(8, 8), batch_size=1, seed=0)
+        pairs_source(all_examples(mixture), size=(8, 8))
+
+
+def test_a_source_of_pairs_says_what_it_is(folders):
+    mixture = open_mixture([(folders["a"], 2), (folders["b"], 1)], "f")
+    train, _ = hold_out(mixture, 0.2)
+    source = pairs_source(train, size=(24, 40), views=("view2",))
+    assert (source.lengths, source.weights) == (tuple(train.lengths()), (2.0, 1.0))
+    assert len(source) == len(train)
+    assert source.spec == {"view2": jax.ShapeDtypeStruct((24, 40, 3), np.uint8)}
+    assert (source.unit, source.fingerprint) == ("pairs", mixture.fingerprint())
+    assert source.about == describe_data(mixture)
+
+
+def test_data_are_described_by_their_manifests(tmp_path):
+    for name, manifest in (("a", {"settings": {"name": "films"}, "scenes": {"s0": {}}, "totals": 3}), ("b", None)):
+        write_dataset(tmp_path / name, [make_pair(seed) for seed in range(3)])
+        (tmp_path / name / records.MANIFEST).unlink(missing_ok=True)
+        if manifest:
+            (tmp_path / name / records.MANIFEST).write_text(json.dumps(manifest))
+    mixture = open_mixture([(tmp_path / "a", 2), (tmp_path / "b", 0.5)], "f")
+    first, second = describe_data(mixture, "images")
+    fingerprints = [dataset.fingerprint() for dataset in mixture.datasets]
+    about = {"folder": str(tmp_path / "a"), "images": 3, "fingerprint": fingerprints[0], "weight": 2.0}
+    assert first == about | {"settings": {"name": "films"}, "totals": 3}
+    assert second == {"folder": str(tmp_path / "b"), "images": 3, "fingerprint": fingerprints[1], "weight": 0.5}

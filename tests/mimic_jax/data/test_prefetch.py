@@ -1,4 +1,4 @@
-"""Prefetching against what was put in, and its measure of waiting against the times that were slept."""
+"""Prefetching against what was put in, and its measure of waiting against a clock that the test moves."""
 
 import itertools
 import threading
@@ -9,49 +9,81 @@ import pytest
 from mimic_jax.data.prefetch import Prefetch
 
 
-def endless(seconds=0.0):
-    for number in itertools.count():
-        time.sleep(seconds)
-        yield number
-
-
 def never():
     return False
 
 
-def train(source, step_seconds, steps):
-    """A loop as the real one, on a device that takes `step_seconds` for a step; the share of time it had no batch."""
-    prefetch, done = Prefetch(source, lambda batch: batch), 0.0
-    prefetch.take(never)
-    begin, stalled = time.perf_counter(), 0.0
-    for _ in range(steps):
-        # Dispatched: it begins when the device is free. The host runs at most one step ahead.
-        before, done = done, max(done, time.perf_counter()) + step_seconds
-        time.sleep(max(0.0, before - time.perf_counter()))
-        stalled += prefetch.take(lambda: time.perf_counter() < done)[1]  # noqa: B023
-    seconds = time.perf_counter() - begin
-    prefetch.close()
-    return stalled / seconds
+class Simulated:
+    """A source that takes `batch_seconds` for a batch, and a device that takes `step_seconds` for a step.
+
+    The test moves the clock from one event to the next: no event depends on how fast threads run. `arrive` lets the
+    source yield a batch, and returns when the batch is ready to be taken.
+    """
+
+    def __init__(self, batch_seconds, step_seconds):
+        self.batch_seconds, self.step_seconds = batch_seconds, step_seconds
+        self.now, self.free, self.next_batch, self.over = 0.0, 0.0, batch_seconds, False
+        self.go, self.asked = threading.Semaphore(0), threading.Semaphore(0)
+        self.prefetch = Prefetch(self.source(), lambda batch: batch, clock=self.clock)
+        assert self.asked.acquire(timeout=60)
+
+    def source(self):
+        for number in itertools.count():
+            self.asked.release()
+            assert self.go.acquire(timeout=60)
+            if self.over:
+                return
+            yield number
+
+    def arrive(self):
+        self.now = max(self.now, self.next_batch)
+        self.next_batch += self.batch_seconds
+        self.go.release()
+        assert self.asked.acquire(timeout=60)
+
+    def clock(self):
+        """The time. When the device has just become idle, the next event is the next batch."""
+        now, becomes_idle, self.busy = self.now, self.busy, False
+        if becomes_idle:
+            self.arrive()
+        return now
+
+    def in_flight(self):
+        """Moves the clock to the next event: the end of the step, or the next batch."""
+        if self.free < self.next_batch:
+            self.now = max(self.now, self.free)
+            return False
+        self.arrive()
+        return True
+
+    def train(self, steps):
+        """Seconds without a batch in each step."""
+        stalls = []
+        for _ in range(steps):
+            if self.next_batch <= self.now:  # arrived while the host was waiting for the device
+                self.arrive()
+            self.busy = True
+            stalls.append(self.prefetch.take(self.in_flight)[1])
+            # The host runs at most one step ahead of the device.
+            before, self.free = self.free, max(self.free, self.now) + self.step_seconds
+            self.now = max(self.now, before)
+        self.over = True
+        self.go.release()
+        self.prefetch.close()
+        return stalls
 
 
 def test_a_slow_source_stalls_for_what_it_takes_longer_than_a_step():
-    # Of each 80 ms between batches, the device works for 20.
-    assert train(endless(0.08), 0.02, 12) == pytest.approx(0.75, abs=0.12)
+    assert Simulated(batch_seconds=80.0, step_seconds=20.0).train(12) == [80.0] + 11 * [60.0]
 
 
 def test_a_fast_source_does_not_stall():
-    assert train(endless(0.002), 0.06, 12) < 0.05
+    assert Simulated(batch_seconds=2.0, step_seconds=60.0).train(12) == [2.0] + 11 * [0.0]
 
 
 def test_waiting_while_a_step_runs_is_no_stall():
-    prefetch = Prefetch(endless(0.15), lambda batch: batch)
-    assert prefetch.take(lambda: True) == (0, 0.0)
-    batch, stalled = prefetch.take(never)
-    assert batch == 1
-    assert 0.1 < stalled < 0.4
-    time.sleep(0.4)
-    assert prefetch.take(never) == (2, 0.0), "it was there"
-    prefetch.close()
+    """Each batch comes just when the step before ends, after the loop has waited for it all the time."""
+    assert Simulated(batch_seconds=70.0, step_seconds=70.0).train(5) == [70.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_all_comes_in_order_as_it_was_put():
@@ -65,11 +97,14 @@ def test_all_comes_in_order_as_it_was_put():
 def test_so_many_are_ready_and_no_more():
     pulled, put = [], []
     prefetch = Prefetch((pulled.append(number) or number for number in range(50)), put.append, depth=3)
-    time.sleep(0.3)
-    assert len(pulled) == len(put) == 4, "three wait, and one for room"
-    next(prefetch)
-    time.sleep(0.3)
-    assert len(pulled) == 5
+    for expected in (4, 5):  # three wait, and one for room; then one of them is taken
+        deadline = time.monotonic() + 60
+        while len(put) < expected:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.1)  # time for one more, which must not come
+        assert len(pulled) == len(put) == expected
+        next(prefetch)
     prefetch.close()
 
 
@@ -100,7 +135,7 @@ def test_closing_ends_the_thread_and_the_source(wait):
 
     def source():
         try:
-            yield from endless()
+            yield from itertools.count()
         finally:
             ended.append(threading.current_thread())
 

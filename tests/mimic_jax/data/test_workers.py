@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from mimic_jax.data.workers import Slots
@@ -16,27 +18,47 @@ from tests.mimic_jax.data.numbered import expected, found
 
 
 def test_a_slot_is_free_once_its_batch_is_taken():
-    slots = Slots(2, (2, 1, 4, 4, 3))
+    slots = Slots(2, {"views": jax.ShapeDtypeStruct((2, 4, 4, 3), np.uint8)})
     other = pickle.loads(pickle.dumps(slots))
     for turn in range(2):
-        other.begin(turn)[:] = 10 + turn
+        other.begin(turn)["views"][:] = 10 + turn
     began = threading.Event()
 
     def read_on():
-        other.begin(2)[:] = 12
+        other.begin(2)["views"][:] = 12
         began.set()
 
     thread = threading.Thread(target=read_on)
     thread.start()
     assert not began.wait(0.1)
-    assert (slots.take(0) == 10).all()
+    assert (slots.take(0)["views"] == 10).all()
     assert began.wait(10)
-    assert (slots.take(1) == 11).all()
-    assert (slots.take(2) == 12).all()
+    assert (slots.take(1)["views"] == 11).all()
+    assert (slots.take(2)["views"] == 12).all()
     slots.close()
     other.begin(9)  # nobody waits any longer
     assert other.closed()
     thread.join()
+
+
+def test_arrays_of_any_types_share_a_slot():
+    """Each has its own aligned memory: what is written to one is not seen in another, nor in another slot."""
+    shapes = {"a": ((3,), np.uint8), "b": ((2, 5), np.float32), "c": ((), np.int32), "d": ((0, 7), np.float64)}
+    shapes |= {"e": ((1, 1, 3), np.bool_), "f": ((9,), np.dtype("bfloat16")), "g": ((4,), np.int64)}
+    slots = Slots(3, {name: jax.ShapeDtypeStruct(*each) for name, each in shapes.items()})
+    other, rng, written = pickle.loads(pickle.dumps(slots)), np.random.default_rng(0), []
+    for turn in range(3):
+        written.append({name: rng.integers(0, 99, shape).astype(kind) for name, (shape, kind) in shapes.items()})
+        for name, array in other.begin(turn).items():
+            array[...] = written[turn][name]
+    for turn in range(3):
+        taken = slots.take(turn)
+        assert taken.keys() == shapes.keys()
+        for name, array in taken.items():
+            assert array.dtype == written[turn][name].dtype
+            np.testing.assert_array_equal(array, written[turn][name])
+        assert all(array.ctypes.data % 64 == 0 for array in slots.begin(turn + 3).values() if array.size)
+    slots.close()
 
 
 def test_workers_have_the_same_order(weighted):
@@ -61,12 +83,13 @@ import contextlib, multiprocessing, signal
 from mimic_jax import command
 
 def main(dataset):
-    from mimic_jax.data import mixture, pairs
+    from mimic_jax.data import mixture, pairs, source
     left = []
     signal.signal(signal.SIGTERM, lambda *_: left.extend(range(20)))
     examples = mixture.all_examples(mixture.open_mixture(dataset, "f"))
     print("begins", flush=True)
-    with contextlib.closing(pairs.batches(examples, size=(8, 8), batch_size=6, seed=0, workers=2)) as data:
+    views = pairs.pairs_source(examples, size=(8, 8))
+    with contextlib.closing(source.batches(views, batch_size=6, seed=0, workers=2)) as data:
         next(data)
         print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
         for _ in data:
