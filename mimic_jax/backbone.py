@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Shaped
 from mimic_jax.data.augment import normalize
 from mimic_jax.interop.load import load as load_weights
 from mimic_jax.interop.weights import Weights
+from mimic_jax.models.description import Seen
 from mimic_jax.models.sizes import Sizes
 from mimic_jax.nn.patches import grid_of
 
@@ -76,6 +77,11 @@ class Backbone:
     def sizes(self) -> Sizes:
         """What the model is made of: width, depth, patch size and so on."""
         return self.weights.sizes
+
+    @property
+    def seen(self) -> Seen | None:
+        """The image sizes of the model's training: None where the weights do not record them."""
+        return self.weights.seen
 
     def encode(self, images: Images) -> Grid:
         """The encoder's features, after its final norm; a class token is left out.

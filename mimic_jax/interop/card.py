@@ -4,6 +4,8 @@ import dataclasses
 import json
 from typing import Any
 
+import jax
+
 from mimic_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mimic_jax.interop.weights import Weights
 from mimic_jax.models.sizes import Sizes
@@ -45,9 +47,10 @@ def draw(whole: Weights, name: str, format: str, parameters: int) -> str:
         "\n\n".join(
             [
                 f"# {name}",
-                f"{what[0].upper()}{what[1:]}, as `{format}`: {parameters:,} parameters, float32. "
+                f"{what[0].upper()}{what[1:]}, as `{format}`: {parameters:,} parameters, "
+                f"{_types(whole, format)}. "
                 "Written by `python -m launch.export` of mimic_jax.",
-                _sizes(whole.sizes, format),
+                _sizes(whole, format),
                 "## Where it comes from",
                 *_about(whole.about),
                 "## Input",
@@ -58,7 +61,7 @@ def draw(whole: Weights, name: str, format: str, parameters: int) -> str:
                 _lacks(whole.sizes, format),
                 "## Loading it",
                 "Run these in the folder that holds it.",
-                *_loading(whole.sizes, name, format),
+                *_loading(whole, name, format),
                 "## Licence",
                 "None is recorded with these weights. Of their training data only that is known which is said above.",
             ]
@@ -67,13 +70,23 @@ def draw(whole: Weights, name: str, format: str, parameters: int) -> str:
     )
 
 
-def _sizes(sizes: Sizes, format: str) -> str:
+def _types(whole: Weights, format: str) -> str:
+    """The types of the numbers in an export: files of tensors are float32, a folder keeps the weights' own."""
+    if format != "orbax":
+        return "float32"
+    return ", ".join(sorted({str(leaf.dtype) for leaf in jax.tree.leaves(whole.params)}))
+
+
+def _sizes(whole: Weights, format: str) -> str:
+    sizes = whole.sizes
     fields = dataclasses.asdict(sizes)
     if format in _ENCODER_ALONE or not sizes.decoder_depth:
         kept = ("encoder_width", "encoder_depth", "encoder_heads", "patch_size", "positions", "class_token")
         fields = {name: fields[name] for name in (*kept, "position_grid")}
     if sizes.position_grid:
-        fields["position_grid"] = "×".join(map(str, sizes.position_grid))
+        fields["position_grid"] = _by(sizes.position_grid)
+    if whole.seen:
+        fields["images in training"] = f"{_by(whole.seen.crop)}, cut from {_by(whole.seen.size)}"
     rows = [f"| {name} | {value} |" for name, value in fields.items() if value is not None]
     return "\n".join(["| size | |", "| --- | --- |", *rows])
 
@@ -103,9 +116,9 @@ def _lacks(sizes: Sizes, format: str) -> str:
     return "\n".join(f"- {each}" for each in lacks)
 
 
-def _loading(sizes: Sizes, name: str, format: str) -> list[str]:
+def _loading(whole: Weights, name: str, format: str) -> list[str]:
     if format == "orbax":
-        return [*_mimic_jax(sizes, name), *_orbax(name)]
+        return [*_mimic_jax(whole, name), *_orbax(name)]
     if format == "multimae":
         return [
             "MultiMAE and MIMIC's fine-tuning recipes take it as their pre-trained checkpoint: names under `model`, "
@@ -114,21 +127,21 @@ def _loading(sizes: Sizes, name: str, format: str) -> list[str]:
             *_tensors(name),
         ]
     if format == "timm_vit":
-        return [*_timm(sizes, name), *_mimic_jax(sizes, name)]
+        return [*_timm(whole, name), *_mimic_jax(whole, name)]
     if format == "croco_pth":
-        return [*_croco(sizes, name), *_mimic_jax(sizes, name), *_tensors(name)]
+        return [*_croco(whole.sizes, name), *_mimic_jax(whole, name), *_tensors(name)]
     if format == "safetensors":
-        return [*_mimic_jax(sizes, name), *_tensors(name)]
+        return [*_mimic_jax(whole, name), *_tensors(name)]
     published = {"mimic_pth": "MIMIC's", "mae_pth": "MAE's"}[format]
     return [
         f"{published} code takes the names under `model`. It is no part of mimic_jax, so that is not tested.",
-        *_mimic_jax(sizes, name),
+        *_mimic_jax(whole, name),
         *_tensors(name),
     ]
 
 
-def _mimic_jax(sizes: Sizes, name: str) -> list[str]:
-    height, width = _image(sizes)
+def _mimic_jax(whole: Weights, name: str) -> list[str]:
+    height, width = _image(whole)
     code = [
         "import numpy as np",
         "",
@@ -167,7 +180,8 @@ def _croco(sizes: Sizes, name: str) -> list[str]:
     ]
 
 
-def _timm(sizes: Sizes, name: str) -> list[str]:
+def _timm(whole: Weights, name: str) -> list[str]:
+    sizes = whole.sizes
     pooling = [] if sizes.class_token else ["    class_token=False,", '    global_pool="avg",', "    fc_norm=False,"]
     safe = name.endswith(".safetensors")
     code = [
@@ -176,7 +190,7 @@ def _timm(sizes: Sizes, name: str) -> list[str]:
         "from timm.models.vision_transformer import VisionTransformer",
         "",
         "model = VisionTransformer(",
-        f"    img_size={_image(sizes)},",
+        f"    img_size={_image(whole)},",
         f"    patch_size={sizes.patch_size},",
         f"    embed_dim={sizes.encoder_width},",
         f"    depth={sizes.encoder_depth},",
@@ -205,10 +219,16 @@ def _load(name: str) -> str:
     return f'torch.load({_string(name)}, map_location="cpu", weights_only=True)["model"]'
 
 
-def _image(sizes: Sizes) -> tuple[int, int]:
-    """Height and width of an image of the grid that the positions are of; 14×14 where they are of none."""
-    rows, columns = sizes.position_grid or (14, 14)
-    return rows * sizes.patch_size, columns * sizes.patch_size
+def _image(whole: Weights) -> tuple[int, int]:
+    """Height and width of an image on the position grid; without a grid, of the training; else of 14×14 patches."""
+    if whole.sizes.position_grid is None and whole.seen:
+        return whole.seen.crop
+    rows, columns = whole.sizes.position_grid or (14, 14)
+    return rows * whole.sizes.patch_size, columns * whole.sizes.patch_size
+
+
+def _by(sides: tuple[int, int]) -> str:
+    return "×".join(map(str, sides))
 
 
 def _python(code: list[str]) -> str:

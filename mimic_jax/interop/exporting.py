@@ -16,6 +16,7 @@ from mimic_jax.interop import card, names, weights
 from mimic_jax.interop.names import Names, Tensors
 from mimic_jax.interop.tensor_files import write_pth, write_safetensors
 from mimic_jax.interop.weights import Weights
+from mimic_jax.models.description import to_json
 from mimic_jax.models.sizes import ROPE_BASES, Sizes
 from mimic_jax.nn.positions import sincos_2d
 
@@ -186,7 +187,7 @@ def _write_file(whole: Weights, output: Path, format: str) -> int:
     parameters = names.to_published(whole.model(), _TABLES[chosen])
     tensors = parameters | fixed_positions(sizes, _TABLES[chosen])
     # Published code reads what it knows and passes this over; with it nothing is left to be inferred.
-    described = json.dumps({"kind": kind, "sizes": dataclasses.asdict(sizes), "names": chosen, "about": whole.about})
+    described = json.dumps(to_json(kind, sizes, whole.seen) | {"names": chosen, "about": whole.about})
     if output.suffix == ".safetensors":
         write_safetensors(output, tensors, {"mimic_jax": described})
     elif format == "croco_pth":

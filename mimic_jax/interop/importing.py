@@ -17,6 +17,7 @@ from mimic_jax.interop.inference import Flags, check_closed_form, fixed_table, i
 from mimic_jax.interop.names import Names, from_published, places
 from mimic_jax.interop.tensor_files import read_tensors
 from mimic_jax.interop.weights import Weights
+from mimic_jax.models.description import Seen, seen_from_json
 from mimic_jax.models.kinds import abstract
 from mimic_jax.models.sizes import Sizes
 
@@ -100,10 +101,10 @@ def import_file(
 
 
 def _import(tensors: Tensors, metadata: Mapping[str, Any], format: str, flags: Flags) -> tuple[Weights, Report]:
-    about = {}
+    about, seen = {}, None
     if SELF_DESCRIPTION in metadata:
         # What was known of the weights when they were exported, the config of their training above all, still holds.
-        format, sizes, about = _described(metadata[SELF_DESCRIPTION], format, flags)
+        format, sizes, about, seen = _described(metadata[SELF_DESCRIPTION], format, flags)
         form, assumed = FORMATS[format], []
     else:
         if format == "auto":
@@ -127,11 +128,11 @@ def _import(tensors: Tensors, metadata: Mapping[str, Any], format: str, flags: F
     missing = _missing(tensors, sizes, form)
     groups = _groups(model, form.names)
     report = Report(format, form.kind, sizes, groups, missing, left_over, tuple(dict.fromkeys(assumed)))
-    return Weights(form.kind, sizes, params, about), report
+    return Weights(form.kind, sizes, params, about, seen), report
 
 
-def _described(text: Any, format: str, flags: Flags) -> tuple[str, Sizes, Any]:
-    """Format, sizes and origin by a file's own description. Flags may repeat it and not contradict it."""
+def _described(text: Any, format: str, flags: Flags) -> tuple[str, Sizes, Any, Seen | None]:
+    """Format, sizes, origin and training image sizes by a file's own description. Flags may only repeat it."""
     try:
         described = json.loads(text)
         name, kind, sizes = described["names"], described["kind"], _described_sizes(described["sizes"])
@@ -140,13 +141,14 @@ def _described(text: Any, format: str, flags: Flags) -> tuple[str, Sizes, Any]:
         about = described.get("about", {})
         if not isinstance(about, dict):
             raise ValueError(f"about is {about!r}")
+        seen = seen_from_json(described)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"its {SELF_DESCRIPTION} metadata is damaged ({error}); export it again") from error
     for flag, given in {"format": None if format == "auto" else format, **vars(flags)}.items():
         said = name if flag == "format" else getattr(sizes, flag)
         if given not in (None, said):
             raise InputError(f"--{flag}={given}: the file says {said}; leave the flag out")
-    return name, sizes, about
+    return name, sizes, about, seen
 
 
 def _described_sizes(described: dict[str, Any]) -> Sizes:

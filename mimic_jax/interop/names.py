@@ -172,7 +172,8 @@ def from_published(model: nnx.Module, tensors: Mapping[str, np.ndarray], names: 
 def to_published(model: nnx.Module, names: Names) -> Tensors:
     """The model's parameters as float32 tensors under published names, in PyTorch's layouts. No fixed positions."""
     flat = {
-        path: np.asarray(parameter.get_value()) for path, parameter in nnx.to_flat_state(nnx.state(model, nnx.Param))
+        path: np.asarray(parameter.get_value(), np.float32)
+        for path, parameter in nnx.to_flat_state(nnx.state(model, nnx.Param))
     }
     tensors = {}
     for name, place in places(model, names).items():
