@@ -111,7 +111,7 @@ def measure(scene: Scene, settings: Settings) -> tuple[dict[str, float], float, 
         with dataset.opened(output, values):
             dataset.begin_parts(output, values)
             _, entry = mine_to_part(scene, output, settings)
-            dataset.assemble(output, values, settings.patches, None, lambda function, items: [*map(function, items)])
+            dataset.assemble(output, values, settings.schema, None, lambda function, items: [*map(function, items)])
         # The matcher on the side is no part of it.
         return dict(seconds), time.perf_counter() - start - seconds[OPENCV], entry["pairs_tried"]
 

@@ -35,9 +35,11 @@ from rich.table import Table
 from mimic_jax import command
 from mimic_jax.chips import chip_of
 from mimic_jax.command import InputError
-from mimic_jax.models.flops import model_flops
 from mimic_jax.nn.compute import ATTENTION, REMAT
-from mimic_jax.planning.plan import read
+from mimic_jax.task import Task
+from mimic_jax.tasks import make_task
+from mimic_jax.training import config as configs
+from mimic_jax.training.config import Lengths, Settings
 from mimic_jax.training.setup import Setup, set_up
 
 ON_CPU = {"croco_tiny": 32, "croco_v1_vitb": 4, "croco_v2_vitb_small": 4, "mimic_mae_vitb": 8}
@@ -59,8 +61,15 @@ class Row:
     def read(self, batch: int) -> ConfigDict:
         """The config, at so many examples a step."""
         config = importlib.import_module(f"configs.{self.config}").get_config()
-        config.update(self.changes | {"batch_size": batch})
+        config.data.train = "unopened"
+        config.update_from_flattened_dict(self.changes | {"batch_size": batch})
         return config
+
+    def parts(self, batch: int) -> tuple[Task, Settings]:
+        """The task and the settings of the config."""
+        config = self.read(batch)
+        settings = configs.read(config)
+        return make_task(config), settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +117,12 @@ def measure_at(row: Row, batch: int) -> Measured:
     device = jax.devices()[0]
     told = (device.memory_stats() or {}).get("peak_bytes_in_use")
     memory = needed(step) if told is None else told
-    config, experiment = read(row.read(batch))
-    peak = matrix_product(jnp.dtype(config.compute_dtype)) * jax.device_count()
+    task, settings = row.parts(batch)
+    dtype = settings.experiment.compute_dtype
+    peak = matrix_product(jnp.dtype(dtype)) * jax.device_count()
     chip = chip_of(device.device_kind)
-    published = chip and chip.peak(config.compute_dtype) * jax.device_count()
-    flops = sum(model_flops(config.objective, experiment.sizes, experiment.crop, batch).values())
+    published = chip and chip.peak(dtype) * jax.device_count()
+    flops = sum(task.flops.values())
     return Measured(batch, seconds, flops, peak, published, memory, told is not None, compiling)
 
 
@@ -137,8 +147,7 @@ def step_time(setup: Setup, step: Any, steps: int) -> float:
 
 def compiled(row: Row, batch: int) -> tuple[Setup, Any]:
     """The parts of a run, and its compiled step."""
-    config, experiment = read(row.read(batch))
-    setup = set_up(config, experiment, (10, 1000))
+    setup = set_up(*row.parts(batch), Lengths(1000, 10, 1000))
     return setup, setup.step.lower(setup.shapes, setup.batch, jax.random.key(0)).compile()
 
 
@@ -180,7 +189,8 @@ def matrix_product(dtype: jnp.dtype) -> float:
 
 def presets() -> list[str]:
     """Names of the configs."""
-    return sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
+    found = (Path(__file__).parents[1] / "configs").glob("[!_]*.py")
+    return sorted(path.stem for path in found if path.stem != "common")
 
 
 def rows(backend: str) -> list[Row]:
@@ -193,7 +203,7 @@ def rows(backend: str) -> list[Row]:
     for flag, known in (("remat", REMAT), ("scan_layers", ("true", "false")), ("attention", ATTENTION)):
         _check(getattr(given, flag) or (), known, flag)
         if values := getattr(given, flag):
-            options[flag] = [value == "true" for value in values] if flag == "scan_layers" else values
+            options[f"run.{flag}"] = [value == "true" for value in values] if flag == "scan_layers" else values
     found = []
     for name, dtype, *chosen in itertools.product(names, given.dtypes, *options.values()):
         changes = {"compute_dtype": dtype} | dict(zip(options, chosen, strict=True))
@@ -210,7 +220,7 @@ def _check(values: Sequence[str], known: Sequence[str], flag: str) -> None:
 
 def cells(row: Row, found: Measured | str) -> list[str]:
     """Of a line of the table."""
-    options = (f"{name} {value}" for name, value in row.changes.items() if name != "compute_dtype")
+    options = (f"{name.removeprefix('run.')} {value}" for name, value in row.changes.items() if name != "compute_dtype")
     line = [row.config, row.changes["compute_dtype"], ", ".join(options)]
     if isinstance(found, str):
         return [*line, found]

@@ -35,7 +35,8 @@ def main(*paths: str) -> None:
     # Imported here, so that --help and mistakes in the flags are answered at once.
     from launch.views import read_views, seen_at
     from mimic_jax.data.mixture import all_examples, open_mixture
-    from mimic_jax.data.pairs import read_pairs, spread
+    from mimic_jax.data.pairs import read_pairs
+    from mimic_jax.data.source import spread
     from mimic_jax.interop.load import load
     from mimic_jax.viz import pictures
     from mimic_jax.viz.correspondences import draw_pairs, draw_two_views

@@ -73,7 +73,7 @@ def main() -> None:
         f"--config={CONFIG}",
         f"--workdir={output / 'run'}",
         f"--config.data.train={output / 'pairs' / 'train'}",
-        f"--config.eval.data={output / 'pairs' / 'held_out'}",
+        f"--config.data.validation={output / 'pairs' / 'held_out'}",
         f"--config.steps={STEPS.value}",
     )
     summary = _show(output)
@@ -169,9 +169,9 @@ def _show(output: Path) -> dict:
     from launch.views import seen_at
     from mimic_jax.data.mixture import all_examples, open_mixture
     from mimic_jax.data.pairs import read_pairs
-    from mimic_jax.evaluation.evaluate import make_evaluator
+    from mimic_jax.evaluation.pairs import evaluate
     from mimic_jax.interop.load import load
-    from mimic_jax.training.metrics import METRICS, read_metrics, training_lines
+    from mimic_jax.metrics_file import METRICS, read_metrics, training_lines
     from mimic_jax.viz import curves, pictures
     from mimic_jax.viz.reconstruction import make_drawer
 
@@ -194,7 +194,7 @@ def _show(output: Path) -> dict:
     manifests = [examples.mixture.datasets[0].manifest() for examples in (train, held_out)]
     totals = [manifest["totals"] for manifest in manifests]
     # Where one video alone is held out, wrong views can only be of those trained on.
-    found = make_evaluator(model, held_out, others=train, **seen)(weights.params)
+    found, _ = evaluate(model, held_out, others=train, **seen)
     return {
         "pairs_tried": sum(total["pairs_tried"] for total in totals),
         "pairs_kept": sum(total["pairs_kept"] for total in totals),

@@ -3,12 +3,13 @@
 python -m launch.plan --config=configs/croco_v2_vitl_base.py --topology=v5e:16x16 --examples=7000000
 python -m launch.plan --config=configs/croco_tiny.py --topology=cpu:8
 python -m launch.plan --config=configs/mae_vitl.py --topology=local
+python -m launch.plan --config=configs/finetune/depth.py:vit_b --topology=v5e:2x2
 python -m launch.plan --config=configs/mae_vitl.py --topology=v5e:4x4 --search
 
 Compiles the real train step for the slice, in minutes and on a CPU; no data is opened and no array is made. Times are
 bounds from published rates, not measurements. --search compiles it for one mesh after the other, with as much
-rematerialisation and accumulation as it takes to fit, and ranks them: whatever the config says of mesh, remat and
-accumulate. What it has found is kept in --cache, so that the same command carries on where it was stopped.
+rematerialisation and accumulation as it takes to fit, and ranks them, whatever the config says of these. Results are
+kept in --cache: the same command resumes after a stop.
 """
 
 import collections
@@ -26,7 +27,7 @@ from mimic_jax.planning import topology as topologies
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; fields change with --config.a.b=VALUE.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "v5e:16x16, v5p:4x4x4, v6e:4x4, cpu:8, or local for what is here.")
-EXAMPLES = flags.DEFINE_integer("examples", None, "Pairs of the training set, for a run in epochs.", lower_bound=1)
+EXAMPLES = flags.DEFINE_integer("examples", None, "Records of the training set, for a run in epochs.", lower_bound=1)
 PRICE = flags.DEFINE_float("price_per_chip_hour", None, "For what the whole run costs, in any currency.", lower_bound=0)
 SEARCH = flags.DEFINE_bool("search", False, "Try meshes, remat and accumulate, and rank those that fit.")
 LIMIT = flags.DEFINE_integer("search_limit", 12, "How many are compiled, besides what is in --cache.", lower_bound=0)
@@ -46,12 +47,21 @@ def main() -> None:
     os.environ.update(wanted)
     # Imported here, as jax reads the environment once.
     from mimic_jax.planning.plan import make_plan
+    from mimic_jax.tasks import make_task
+    from mimic_jax.training import config
 
+    settings = config.read(CONFIG.value)
+    known = None
+    if settings.experiment.init:  # sizes that the config leaves open
+        from mimic_jax.interop.load import load
+
+        known = load(settings.experiment.init).sizes
+    task = make_task(CONFIG.value, known)
     devices = topologies.devices_of(TOPOLOGY.value)
     if SEARCH.value:
-        _search(devices)
+        _search(task, settings, devices)
         return
-    plan = make_plan(CONFIG.value, devices, EXAMPLES.value)
+    plan = make_plan(task, settings, devices, EXAMPLES.value)
     name = plan.chip.name if plan.chip else plan.device_kind
     table = Table(show_header=False, title=f"{TOPOLOGY.value}: {plan.devices} × {name}")
     for name, value in [*_memory(plan), ("", ""), *_work(plan), ("", ""), *_time(plan, PRICE.value)]:
@@ -64,14 +74,15 @@ def main() -> None:
         console.print(BOUND, highlight=False, soft_wrap=True)
 
 
-def _search(devices):
+def _search(task, settings, devices):
     from mimic_jax.planning import search
 
     console, aside = Console(), Console(stderr=True)
-    wanted = search.candidates_of(CONFIG.value, devices)
+    wanted = search.candidates_of(task, settings, devices)
     known, reasons = {}, collections.Counter()
     cache = files.as_path(CACHE.value)
-    results = search.search(CONFIG.value, wanted, devices, TOPOLOGY.value, cache, LIMIT.value)
+    described = CONFIG.value.to_dict()
+    results = search.search(task, settings, described, wanted, devices, TOPOLOGY.value, cache, LIMIT.value)
     try:
         with aside.status(f"{len(wanted)} candidates"):
             for candidate, result in results:
@@ -85,15 +96,15 @@ def _search(devices):
     finally:  # after an interrupt, what is known by then
         if untried := len(wanted) - len(known) - reasons.total():
             reasons["not tried: interrupted"] += untried
-        _print_ranking(console, search.ranked(known), reasons)
+        _print_ranking(console, settings, search.ranked(known), reasons)
         if known:
             best, outcome = search.ranked(known)[0]
             if outcome.fits:
-                given = " ".join(search.flags(best, CONFIG.value)) or "nothing: it is what the config has"
+                given = " ".join(search.flags(best, settings)) or "nothing: it is what the config has"
                 console.print(f"for the first: {given}", highlight=False, soft_wrap=True)
 
 
-def _print_ranking(console, ranking, reasons):
+def _print_ranking(console, settings, ranking, reasons):
     from mimic_jax.planning import search
 
     columns = ("mesh", "remat", "accu-\nmulate", "batch\na chip", "peak\nmemory", "step ≥", "limited\nby", "MFU ≤")
@@ -110,7 +121,7 @@ def _print_ranking(console, ranking, reasons):
         else:
             row = (needed, "", "", "")
         tried = "×".join(map(str, candidate.mesh)), candidate.remat, str(candidate.accumulate)
-        batch = str(search.batch_of_a_chip(candidate, CONFIG.value))
+        batch = str(search.batch_of_a_chip(candidate, settings))
         table.add_row(*tried, batch, *row, _duration(outcome.seconds_to_compile))
     console.print(table, highlight=False)
     for reason, count in reasons.items():
@@ -146,11 +157,13 @@ def _memory(plan):
 
 def _work(plan):
     total = plan.model_flops + plan.augmentation_flops
-    yield "FLOPs of the model, a step", _flops(plan.model_flops)
+    if plan.model_flops:
+        yield "FLOPs of the model, a step", _flops(plan.model_flops)
     if plan.counts is None:
         return
     done = sum(plan.counts.flops.values()) * plan.devices
-    yield "FLOPs compiled, all chips", f"{_flops(done)} ({done / total:.3f} of the closed form)"
+    ratio = f" ({done / total:.3f} of the closed form)" if plan.model_flops else ""
+    yield "FLOPs compiled, all chips", f"{_flops(done)}{ratio}"
     yield "memory traffic, a chip", _bytes(plan.counts.bytes)
     for key, sent in sorted(plan.counts.sent.items(), key=lambda item: -item[1]):
         yield f"{key.kind} over {', '.join(key.axes)}, sent by a chip", _bytes(sent)
@@ -166,7 +179,8 @@ def _time(plan, price):
     yield "at peak: compute, memory, links", " · ".join(map(_duration, peaks))
     yield "step time", f"at least {_duration(bound.seconds)}, limited by {bound.limit}"
     yield "examples a second", f"at most {plan.examples_per_step / bound.seconds:,.0f}"
-    yield "model-FLOPs utilisation (MFU)", f"at most {bound.utilisation:.0%}"
+    if plan.model_flops:
+        yield "model-FLOPs utilisation (MFU)", f"at most {bound.utilisation:.0%}"
     if plan.steps is None:
         yield "whole run", "give --examples=N, the pairs of the training set"
         return

@@ -38,14 +38,14 @@ def main(*paths: str) -> None:
 
     from launch.views import read_views, seen_at
     from mimic_jax.data.mixture import all_examples, open_mixture
-    from mimic_jax.evaluation.completion import completes
+    from mimic_jax.evaluation.completion import predicts_pixels
     from mimic_jax.interop.load import load
     from mimic_jax.viz import pictures
     from mimic_jax.viz.reconstruction import make_drawer, make_drawer_of_views
 
     weights = load(WEIGHTS.value, STEP.value)
     model = weights.model()
-    if not completes(model):
+    if not predicts_pixels(model):
         raise command.InputError(
             f"{WEIGHTS.value}: has no prediction head, so it completes no views; give other weights"
         )

@@ -19,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mimic_jax import command
-from mimic_jax.training.metrics import METRICS, read_metrics, training_lines
-from mimic_jax.training.workdir import CONFIG, ENVIRONMENT, flatten, saved_steps
+from mimic_jax.metrics_file import METRICS, read_metrics, training_lines
+from mimic_jax.renamed import flatten, upgraded_fields
+from mimic_jax.workdir import CONFIG, ENVIRONMENT, read_config, saved_steps
 
 PICTURE = flags.DEFINE_string("picture", "runs.png", "Where the curves go; empty: nowhere.")
 FINISHED = flags.DEFINE_boolean("finished", False, "Only tell, by the exit code, whether all runs did all their steps.")
@@ -28,7 +29,7 @@ FINISHED = flags.DEFINE_boolean("finished", False, "Only tell, by the exit code,
 # Exit code of --finished; 1 is a fault of the program, 2 a mistake.
 STEPS_LEFT = 3
 
-# Of an evaluation's numbers those that one would choose a run by, and which of several is the best.
+# The numbers of evaluations that one would choose a run by, and whether the least or the greatest is the best.
 CHOSEN = {
     "error": min,
     "ratio": min,
@@ -36,6 +37,9 @@ CHOSEN = {
     "correspondence_within_1": max,
     "correspondence_best_layer_within_1": max,
     "features_within_1": max,
+    "depth_absrel": min,
+    "depth_delta1": max,
+    "normals_mean": min,
 }
 ABSENT = "–"
 
@@ -97,14 +101,16 @@ def read_run(workdir: Path, name: str) -> Run:
       InputError: there is no config.json, or a file is damaged.
     """
     if not (workdir / CONFIG).is_file():
-        raise command.InputError(f"{workdir} is no workdir of launch.pretrain: it has no {CONFIG}")
+        raise command.InputError(
+            f"{workdir} is not a workdir of launch.pretrain or launch.finetune: it has no {CONFIG}"
+        )
     metrics = workdir / METRICS
     lines = read_metrics(metrics) if metrics.is_file() else []
     started = workdir / ENVIRONMENT
     starts = _read(started, list) if started.is_file() else []
     return Run(
         name=name,
-        config=flatten(_read(workdir / CONFIG, dict)) | (starts[-1].get("config", {}) if starts else {}),
+        config=flatten(read_config(workdir)) | upgraded_fields(starts[-1].get("config", {}) if starts else {}),
         lines=training_lines(lines),
         evaluations=[line for line in lines if "evaluation" in line],
         starts=starts,
@@ -164,8 +170,17 @@ def _values(run: Run, name: str) -> list[tuple[int, float]]:
 
 def _numbers(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """What is to be told of each run, a row for each that some run has."""
+    units = sorted(
+        {
+            name.removesuffix("_per_second")
+            for run in runs
+            for line in run.lines
+            for name in line
+            if name.endswith("_per_second")
+        }
+    )
     rows = [
-        ("objective", _objective),
+        ("task", _task),
         ("encoder", lambda run: _stack(run, "encoder")),
         ("decoder", lambda run: _stack(run, "decoder")),
         ("batch", lambda run: str(run.config.get("batch_size", ABSENT))),
@@ -173,7 +188,7 @@ def _numbers(runs: list[Run]) -> list[tuple[str, list[str]]]:
         ("saved", lambda run: str(run.saved or ABSENT)),
         ("loss", lambda run: f"{run.lines[-1]['loss']:.4g}" if run.lines else "no metrics yet"),
         *[(name.replace("_", " "), lambda run, name=name: _best(run, name)) for name in CHOSEN],
-        ("pairs a second", lambda run: _median(run, "pairs_per_second", ".1f")),
+        *[(f"{unit} a second", lambda run, unit=unit: _median(run, f"{unit}_per_second", ".1f")) for unit in units],
         ("of peak FLOP/s (MFU)", lambda run: _median(run, "mfu", ".1%")),
         ("TFLOP/s a chip", lambda run: _median(run, "teraflops_per_chip", ".4g")),
         ("waiting for input", lambda run: _median(run, "input_stall", ".1%")),
@@ -186,8 +201,9 @@ def _numbers(runs: list[Run]) -> list[tuple[str, list[str]]]:
     return [(name, values) for name, values in told if set(values) != {ABSENT}]
 
 
-def _objective(run: Run) -> str:
-    return str(run.config.get("objective", ABSENT))
+def _task(run: Run) -> str:
+    kind = run.config.get("model.kind")
+    return f"{run.config.get('task', ABSENT)} ({kind})" if kind else str(run.config.get("task", ABSENT))
 
 
 def _stack(run: Run, name: str) -> str:

@@ -9,7 +9,6 @@ from data_prep.sources.images import ImageProblem, read_image
 from mimic_jax import files
 from mimic_jax.command import InputError
 from mimic_jax.interop.weights import Weights
-from mimic_jax.training.experiment import sides
 from mimic_jax.viz.pictures import fit
 
 Size = tuple[int, int]
@@ -21,8 +20,8 @@ _USUAL = 224
 def seen_at(weights: Weights, image_size: str | None) -> tuple[Size, Size]:
     """The (height, width) that views are resized to, and that of the middle of them which the model sees.
 
-    Both are `image_size` where it is given; else those of the run that trained the weights; else the image size that
-    the weights' position tables are for; else 224 pixels, or the multiple of the patch below.
+    Both are `image_size` where it is given; else the image sizes of the weights' training, where they record them; else
+    the image size of the weights' position tables; else 224 pixels, or the multiple of the patch below.
 
     Raises:
       InputError: the image size is not SIDE or HEIGHTxWIDTH, or not a multiple of the patch size.
@@ -36,16 +35,12 @@ def seen_at(weights: Weights, image_size: str | None) -> tuple[Size, Size]:
                 f"--image_size={image_size}: must be a multiple of {patch}, these weights' patch size; {near}, say"
             )
         return size, size
-    if "config" in weights.about:
-        try:
-            data = weights.about["config"]["data"]
-            return sides(data["size"], "data.size"), sides(data["crop"], "data.crop")
-        except (KeyError, TypeError) as error:
-            raise InputError("these weights tell their training's config wrongly; give --image_size") from error
+    if weights.seen is not None:
+        return weights.seen.size, weights.seen.crop
     rows, columns = weights.sizes.position_grid or (_USUAL // patch, _USUAL // patch)
     size = rows * patch, columns * patch
     if weights.sizes.position_grid is None:
-        print(f"nothing says at which size these weights were trained: seen at {size[0]}x{size[1]} (--image_size)")
+        print(f"the weights do not record their training image size: using {size[0]}x{size[1]}, see --image_size")
     return size, size
 
 

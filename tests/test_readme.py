@@ -1,6 +1,7 @@
 """Every command and every piece of Python that README and docs show is run: the commands themselves, made small."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ TORCH = importlib.util.find_spec("torch") is not None
 # Added to a command so that it takes seconds. A later flag stands over an earlier one.
 SMALLER = {
     "data_prep.film": ["--scenes=2", "--frames=24", "--size=160"],
+    "data_prep.label": ["--every=8"],
     "data_prep.mine": ["--min_overlap=0", "--max_overlap=1"],
     "data_prep.report": [],
     "data_prep.inspect": [],
@@ -30,8 +32,15 @@ SMALLER = {
         "--config.steps=6",
         "--config.batch_size=4",
         "--config.optimizer.warmup_steps=2",
-        "--config.log_every=2",
+        "--config.run.log_every=2",
     ],
+    "launch.finetune": [
+        "--config.steps=4",
+        "--config.batch_size=4",
+        "--config.optimizer.warmup_steps=1",
+        "--config.optimizer.total_steps=4",
+    ],
+    "launch.predict": [],
     "launch.runs": [],
     "launch.plan": ["--search_limit=1"],
     "launch.evaluate": ["--pairs=4"],
@@ -45,6 +54,8 @@ SMALLER = {
     "benchmarks.mining_scale": ["--films=2", "--minutes=1", "--pairs=1"],
     "benchmarks.adaptive_yield": ["--rooms=1", "--frames=40"],
     "benchmarks.curation_quality": ["--rooms=1", "--frames=3"],
+    "benchmarks.residual_dtype": ["--width=32", "--heads=2", "--length=16", "--seeds=1"],
+    "benchmarks.compile_cache": ["--repeats=1"],
 }
 
 
@@ -104,9 +115,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     (folder / "configs").symlink_to(ROOT / "configs")
     lines = [words for words in shown() if words[0] == "python"]
-    # To begin from weights, there must be some.
+    # Pre-training from weights needs the weights that other commands write.
     order = {module: place for place, module in enumerate(SMALLER)}
-    place = lambda words: ("--config.init" in shlex.join(words), order[words[2]])  # noqa: E731
+    from_weights = lambda words: words[2] == "launch.pretrain" and "--config.init" in shlex.join(words)  # noqa: E731
+    place = lambda words: (from_weights(words), order[words[2]])  # noqa: E731
     done = set()
     for words in sorted(lines, key=place):
         # A slice is compiled for minutes, by a compiler that need not be here.
@@ -122,8 +134,21 @@ def test_the_commands_leave_what_the_pages_say(folder):
         assert (folder / name).is_file()
     for name in ("pairs.html", "match.png", "everything/manifest.json", "pairs_beam/manifest.json"):
         assert (folder / name).is_file()
+    for name in ("out/rooms/manifest.json", "out/rooms.html", "out/rooms_stereo/manifest.json"):
+        assert (folder / name).is_file()
+    for name in (
+        "out/depth.json",
+        "out/predicted/view1_depth_colour.png",
+        "out/pictures/depth.png",
+        "out/normals/best.json",
+    ):
+        assert (folder / name).is_file()
     for name in ("run/config.json", "run/metrics.jsonl", "run/checkpoints", "run/tensorboard", "picture.png"):
         assert (folder / name).exists()
+    best = json.loads((folder / "out" / "best" / "best.json").read_text())["completion"]
+    assert best["number"] == "error"
+    assert (folder / "out" / "best" / "checkpoints" / str(best["step"])).is_dir()
+    assert (folder / "out" / "best" / "pictures" / "reconstruction.png").is_file()
     for name in ("two_views.png", "matches.png", "mined_matches.png", "model.safetensors.md", "continued/config.json"):
         assert (folder / name).is_file()
 

@@ -1,11 +1,11 @@
 #!/bin/bash
 # Pre-trains on all hosts of a TPU slice, from your own machine:
 #     launch/cluster/tpu_vm.sh install    # the code, JAX for TPUs, and the shared disk; again for a slice made anew
-#     launch/cluster/tpu_vm.sh start      # or carry on; does nothing on hosts where it runs
+#     launch/cluster/tpu_vm.sh start      # or resume; does nothing on hosts where it runs
 #     launch/cluster/tpu_vm.sh log
 #     launch/cluster/tpu_vm.sh stop       # saves first
 # The slice is yours to make, with gcloud compute tpus tpu-vm create or as a queued resource. If it is preempted, make
-# it again, then install and start: the run carries on, on a slice of another size too.
+# it again, then install and start: the run resumes, on a slice of another size too.
 set -eu
 
 TPU=${TPU:-my-tpu}
@@ -17,6 +17,8 @@ MOUNT=${MOUNT:-/mnt/share}
 CONFIG=${CONFIG:-configs/croco_v2_vitb_base.py}
 WORKDIR=${WORKDIR:-$MOUNT/runs/croco_v2_vitb_base}
 DATA=${DATA:-$MOUNT/pairs}
+# Compiled programs, which a restart reads instead of compiling again. A gs:// path will do.
+CACHE=${CACHE:-$MOUNT/jax_cache}
 # On the hosts, relative to the home folder.
 REPOSITORY=${REPOSITORY:-mimic_jax}
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -29,7 +31,8 @@ on() {
 }
 
 # What follows is read by the hosts' shells; a path may have spaces.
-command="'$PYTHON' -m launch.pretrain $CLUSTER --config='$CONFIG' --workdir='$WORKDIR' --config.data.train='$DATA'"
+command="'$PYTHON' -m launch.pretrain $CLUSTER --config='$CONFIG' --workdir='$WORKDIR' --config.data.train='$DATA' \
+    --config.run.compile_cache='$CACHE'"
 # A host that went down leaves pretrain.pid behind, so the number alone does not tell that the process is ours.
 # shellcheck disable=SC2016
 runs='grep -qs launch.pretrain "/proc/$(cat pretrain.pid 2>/dev/null)/cmdline"'

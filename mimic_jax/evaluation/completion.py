@@ -1,35 +1,40 @@
-"""How well a model completes views that it has not seen, and what the second view is worth to it."""
+"""How well a model completes views that it was not trained on, and what the second view contributes."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from mimic_jax import hosts, records
+from mimic_jax import records
 from mimic_jax.data.augment import center_crop, denormalize
-from mimic_jax.data.pairs import read_view
+from mimic_jax.data.mixture import Examples
+from mimic_jax.data.pairs import pairs_source, read_view
+from mimic_jax.data.source import INDEX, Source
+from mimic_jax.data.stored import Stored
+from mimic_jax.evaluation.mean import Batch, Measures, row_keys
 from mimic_jax.models import completion
 from mimic_jax.nn import masking
-from mimic_jax.nn.patches import patchify, unpatchify
+from mimic_jax.nn.patches import grid_of, patchify, unpatchify
 
 # Decibels of a completion without any error; without a bound one such image would make the mean infinite.
-MOST_DECIBELS = 100.0
+MAX_PSNR = 100.0
 
-Bytes = UInt8[np.ndarray, "pairs height width 3"]
+OTHER_VIEW2 = "other_view2"
 
 
-def completes(model: nnx.Module) -> bool:
-    """Whether a model predicts pixels: an encoder alone does not, nor do DUSt3R's weights."""
+def predicts_pixels(model: nnx.Module) -> bool:
+    """Whether a model predicts pixels: an encoder does not, nor do DUSt3R's weights."""
     return model.sizes.decoder_depth > 0 and model.sizes.predicts
 
 
 def errors(
     model: nnx.Module, views: Sequence[completion.Images], visible: completion.Visible
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-    """What a model makes of the hidden patches of each first view.
+    """Errors of a model's completion on the hidden patches of each first view.
 
     Returns:
       error: mean squared error, the loss of training.
@@ -44,111 +49,86 @@ def errors(
     true = patchify(first, sizes.patch_size)
     completed = jnp.clip(_colours(completion.to_pixels(prediction, first, sizes), sizes.patch_size), 0, 1)
     squared = completion.masked_mse(completed, _colours(true, sizes.patch_size), hidden)
-    return error, -10 * jnp.log10(jnp.maximum(squared, 10 ** (-MOST_DECIBELS / 10)))
+    return error, -10 * jnp.log10(jnp.maximum(squared, 10 ** (-MAX_PSNR / 10)))
 
 
-def make_completion(
-    model: nnx.Module,
-    pairs: Sequence[records.Pair],
-    wrong: Sequence[records.Pair] | None,
-    *,
-    size: tuple[int, int],
-    crop: tuple[int, int],
-    batch: int,
-    seed: int,
-) -> Callable[[PyTree], dict[str, float]]:
-    """Builds `params → numbers` on fixed pairs and fixed masks.
-
-    A model of two views is measured with the right second view, with one of another scene, and with a black one, on
-    the same masks; a model that ignores the second view has the same error with each.
+def completion_source(
+    examples: Examples, size: tuple[int, int], views: int, others: dict[int, records.Pair] | None
+) -> Source:
+    """Pairs as completion is measured on: their views, and where given a second view of another scene.
 
     Args:
-      model: completes views; its parameters are not kept.
-      pairs: what is measured on.
-      wrong: for each pair one of another scene, which lends it a wrong second view; None: there are none.
-      size, crop: views are resized to `size` (height, width); the middle `crop` of them is seen.
-      batch: how many pairs are measured at a time.
-      seed: decides the masks.
+      size: views are resized to this height and width, in pixels.
+      views: that the model takes.
+      others: for the indices that will be read, pairs whose second views are used.
+    """
+    names = ("view1", "view2")[:views]
+    source = pairs_source(examples, size=size, views=names)
+    if others is None or views == 1:
+        return source
+    spec = source.spec | {OTHER_VIEW2: source.spec["view2"]}
+    return dataclasses.replace(source, spec=spec, read=_WithOther(Stored.of(examples), others, size))
+
+
+def measure_completion(model: nnx.Module, batch: Batch, *, crop: tuple[int, int], seed: int) -> Measures:
+    """Errors of a batch with the second view, with that of another scene, and with a black one, on the same masks.
+
+    A model that ignores the second view has the same error with each. The masks are drawn by the seed and the index of
+    the example.
 
     Returns:
-      A function whose numbers are `error`, `psnr` (decibels) and, for two views, `error_wrong_view` and
-      `ratio` = error / error_wrong_view (where there are wrong ones), and `error_black_view`.
+      `error`, `psnr` (decibels) and, for a model of two views, `error_black_view` and, where the batch has another
+      view, `error_wrong_view`.
     """
-    graph, _ = nnx.split(model)
-    batch = min(batch, len(pairs))
-    first = _stack(pairs, "view1", size)
-    seconds: dict[str, Bytes | None] = {"error": None}
-    if model.views == 2:
-        seconds = {"error": _stack(pairs, "view2", size), "error_black_view": np.zeros_like(first)}
-        if wrong is not None:
-            seconds["error_wrong_view"] = _stack(wrong, "view2", size)
-    masks = _masks(len(pairs), model.sizes, crop, batch, seed)
-
-    @jax.jit
-    def sums(params: PyTree, views: Sequence[Array], visible: Array, counted: Array) -> tuple[Array, Array]:
-        views = [center_crop(view, crop) for view in views]
-        return tuple((each * counted).sum() for each in errors(nnx.merge(graph, params), views, visible))
-
-    def measure(params: PyTree) -> dict[str, float]:
-        parts = {
-            name: [
-                sums(
-                    params,
-                    [padded(view[start : start + batch], batch) for view in (first, second) if view is not None],
-                    padded(masks[start : start + batch], batch),
-                    np.arange(start, start + batch) < len(pairs),
-                )
-                for start in range(0, len(pairs), batch)
-            ]
-            for name, second in seconds.items()
-        }
-        # Fetched once, so that the accelerator never waits for the host between batches.
-        means = {
-            name: np.sum(found, axis=0, dtype=np.float64) / len(pairs) for name, found in hosts.fetch(parts).items()
-        }
-        numbers = {name: float(mean[0]) for name, mean in means.items()} | {"psnr": float(means["error"][1])}
-        if "error_wrong_view" in numbers:
-            numbers["ratio"] = numbers["error"] / numbers["error_wrong_view"]
-        return numbers
-
-    return measure
+    first = center_crop(batch["view1"], crop)
+    rows, columns = grid_of(first, model.sizes.patch_size)
+    patches = rows * columns
+    draw = jax.vmap(lambda key: masking.random_visible(key, 1, patches, model.sizes.visible(patches))[0])
+    visible = draw(row_keys(seed, batch[INDEX]))
+    ones = jnp.ones(len(first))
+    if model.views == 1:
+        error, psnr = errors(model, (first,), visible)
+        return {"error": (error, ones), "psnr": (psnr, ones)}
+    seconds = {"error": batch["view2"], "error_black_view": jnp.zeros_like(batch["view2"])}
+    if OTHER_VIEW2 in batch:
+        seconds["error_wrong_view"] = batch[OTHER_VIEW2]
+    # One after the other, so that the model is compiled once.
+    found, psnr = jax.lax.map(
+        lambda second: errors(model, (first, center_crop(second, crop)), visible), jnp.stack(list(seconds.values()))
+    )
+    return {name: (each, ones) for name, each in zip(seconds, found, strict=True)} | {"psnr": (psnr[0], ones)}
 
 
-def strangers(pairs: Sequence[records.Pair], pool: Sequence[records.Pair], seed: int) -> list[records.Pair] | None:
+def pairs_from_other_scenes(
+    pairs: Sequence[records.Pair], pool: Sequence[records.Pair], seed: int
+) -> list[records.Pair] | None:
     """For each pair one of another scene, drawn from the pool; None where the pool has no other scene for some pair."""
     rng = np.random.default_rng(seed)
-    places: dict[tuple[str, str], list[int]] = {}
-    for place, pair in enumerate(pool):
-        places.setdefault((pair.source, pair.scene), []).append(place)
+    indices: dict[tuple[str, str], list[int]] = {}
+    for index, pair in enumerate(pool):
+        indices.setdefault((pair.source, pair.scene), []).append(index)
     drawn = []
     for pair in pairs:
-        own = places.get((pair.source, pair.scene), [])
+        own = indices.get((pair.source, pair.scene), [])
         if len(own) == len(pool):
             return None
         drawn.append(pool[rng.choice(np.delete(np.arange(len(pool)), own))])
     return drawn
 
 
-def padded(rows: np.ndarray, count: int) -> np.ndarray:
-    """Rows up to `count`, the first one repeated, so that all batches compile as one."""
-    return rows if len(rows) == count else np.concatenate([rows, np.repeat(rows[:1], count - len(rows), axis=0)])
+@dataclasses.dataclass(frozen=True, eq=False)
+class _WithOther:
+    """`Source.read` of pairs with a second view of another scene."""
 
+    stored: Stored
+    others: dict[int, records.Pair]
+    size: tuple[int, int]
 
-def _stack(pairs: Sequence[records.Pair], view: str, size: tuple[int, int]) -> Bytes:
-    return np.stack([read_view(pair, view, size) for pair in pairs])
-
-
-def _masks(pairs: int, sizes, crop: tuple[int, int], batch: int, seed: int) -> Int[np.ndarray, "pairs visible"]:
-    """The visible patches of each pair; each batch has a key of its own."""
-    patches = (crop[0] // sizes.patch_size) * (crop[1] // sizes.patch_size)
-    return np.concatenate(
-        [
-            masking.random_visible(
-                jax.random.key(seed + start), min(batch, pairs - start), patches, sizes.visible(patches)
-            )
-            for start in range(0, pairs, batch)
-        ]
-    )
+    def __call__(self, index: int, row: dict[str, UInt8[np.ndarray, "height width 3"]]) -> None:
+        pair = self.stored.read(index)
+        for name in ("view1", "view2"):
+            row[name][:] = read_view(pair, name, self.size)
+        row[OTHER_VIEW2][:] = read_view(self.others[index], "view2", self.size)
 
 
 def _colours(

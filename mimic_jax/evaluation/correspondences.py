@@ -1,25 +1,26 @@
-"""Where patches of one view are found in another, by a model that was never taught it.
+"""Correspondences between the patches of two views, from a model that was not trained to match.
 
 A decoder that completes view 1 from view 2 must know where to look: its cross-attention is a matcher (arXiv
-2412.09072). It is compared with nearest neighbours in encoder features, and with chance, on the places that mining
-found. All distances are Euclidean, in patches of the model.
+2412.09072). It is compared with nearest neighbours in encoder features, and with chance, on mined correspondences.
+All distances are Euclidean, in patches of the model.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Int16, PyTree
+from jaxtyping import Array, Bool, Float, Int, Int16
 
-from mimic_jax import hosts, records
 from mimic_jax.command import InputError
 from mimic_jax.data.augment import center_crop
-from mimic_jax.data.pairs import read_view
-from mimic_jax.evaluation.completion import padded
+from mimic_jax.data.mixture import Examples
+from mimic_jax.data.pairs import pairs_source, read_view
+from mimic_jax.data.source import Source
+from mimic_jax.data.stored import Stored
+from mimic_jax.evaluation.mean import Batch, Measures
 from mimic_jax.models.completion import Images
 from mimic_jax.nn.patches import grid_of
 
@@ -31,7 +32,7 @@ _TOLERANCE = 1e-4
 ATTENTION, FEATURES, CHANCE = "attention", "features", "chance"
 
 
-def attends(model: nnx.Module) -> bool:
+def has_cross_attention(model: nnx.Module) -> bool:
     """Whether a model looks from one view at another."""
     return hasattr(model, "attention")
 
@@ -60,7 +61,7 @@ def matchers(
       encoder features, which is all that a model of one view has.
     """
     found = {}
-    if attends(model):
+    if has_cross_attention(model):
         maps = model.attention(view1, view2)
         found = {ATTENTION: maps.mean(0)} | {layer_name(layer): each for layer, each in enumerate(maps, start=1)}
     return found | {FEATURES: similarity(model, view1, view2)}
@@ -107,79 +108,87 @@ def hits(
     places: Float[Array, "pairs mined 2"],
     counted: Bool[Array, "pairs mined"],
     columns: int,
-) -> tuple[Int[Array, ""], ...]:
-    """How many of the counted patches are found within each distance of WITHIN.
+) -> tuple[Int[Array, " pairs"], ...]:
+    """For each distance of WITHIN, the number of a pair's counted patches that are found within it.
 
     Args:
       found: the model's patch that each was found in.
-      places: (row, column) of its true place, in patches.
+      places: (row, column) of its true position, in patches.
       columns: of the model's grid.
     """
     row, column = jnp.divmod(found, columns)
     distance = jnp.hypot(row + 0.5 - places[..., 0], column + 0.5 - places[..., 1])
-    return tuple((counted & (distance <= within + _TOLERANCE)).sum() for within in WITHIN)
+    return tuple((counted & (distance <= within + _TOLERANCE)).sum(-1) for within in WITHIN)
 
 
-def chance(places: Float[np.ndarray, "places 2"], grid: tuple[int, int], within: int) -> float:
-    """The share of places that would be found by taking each patch of the grid with the same probability.
-
-    It is the mean over places of the share of patches whose centres are near enough.
-    """
-    places, times = np.unique(places, axis=0, return_counts=True)
+def chance(places: Float[Array, "*shape 2"], grid: tuple[int, int], within: int) -> Float[Array, "*shape"]:
+    """The probability of finding each position by taking any patch of the grid: the share of patches near enough."""
     rows, columns = (np.arange(count) + 0.5 for count in grid)
-    squared = (rows[:, None] - places[:, :1, None]) ** 2 + (columns - places[:, 1:, None]) ** 2
-    return float(np.average((squared <= (within + _TOLERANCE) ** 2).mean((1, 2)), weights=times))
+    squared = (rows[:, None] - places[..., :1, None]) ** 2 + (columns - places[..., 1:, None]) ** 2
+    return (squared <= (within + _TOLERANCE) ** 2).mean((-2, -1))
 
 
-def make_matching(
-    model: nnx.Module, pairs: Sequence[records.Pair], *, size: tuple[int, int], batch: int
-) -> Callable[[PyTree], dict[str, float]]:
-    """Builds `params → numbers` on fixed pairs, of which each has matched patches.
+def correspondence_source(examples: Examples, size: tuple[int, int], patch: int) -> Source:
+    """Pairs with their mined correspondences on the grid of a model's patches.
 
     Args:
-      model: any that encodes; its parameters are not kept.
-      size: whole views are resized to this (height, width), so that mined places stay where they are.
-      batch: how many pairs are measured at a time.
+      size: whole views are resized to this (height, width), so that mined positions stay where they are.
+      patch: the model's patch size, which divides it.
 
     Returns:
-      A function whose numbers are MATCHER_within_1 and MATCHER_within_2 for each of `matchers` and for `chance`: the
-      share of all matched patches that are found within so many patches of their place.
+      A source of view1, view2, and for each mined patch `patches`, `places`, `matched`, see `Truth`.
+
+    Raises:
+      InputError: from the source: the correspondences are of no square grid.
     """
-    graph, _ = nnx.split(model)
-    batch = min(batch, len(pairs))
-    view1, view2 = (np.stack([read_view(pair, name, size) for pair in pairs]) for name in ("view1", "view2"))
-    grid = size[0] // model.sizes.patch_size, size[1] // model.sizes.patch_size
-    truths = [truth(pair.correspondence, grid) for pair in pairs]
-    # Datasets may have been mined on different grids.
-    mined = max(len(each.patches) for each in truths)
-    patches, places, matched = (
-        np.stack([padded(getattr(each, name), mined) for each in truths]) for name in ("patches", "places", "matched")
-    )
-    matched &= np.arange(mined) < np.array([[len(each.patches)] for each in truths])
-    total = int(matched.sum())
-    by_chance = {f"{CHANCE}_within_{within}": chance(places[matched], grid, within) for within in WITHIN}
+    source = pairs_source(examples, size=size)
+    mined = max(dataset.patches for dataset in examples.mixture.datasets)
+    truths = {"patches": ((mined,), np.int32), "places": ((mined, 2), np.float32), "matched": ((mined,), np.bool_)}
+    spec = source.spec | {name: jax.ShapeDtypeStruct(*each) for name, each in truths.items()}
+    return dataclasses.replace(source, spec=spec, read=_WithTruth(Stored.of(examples), tuple(size), patch))
 
-    @jax.jit
-    def count(
-        params: PyTree, view1: Array, view2: Array, patches: Array, places: Array, counted: Array
-    ) -> dict[str, tuple[Array, ...]]:
-        # Counts are scalars, which are whole on every host however the parameters are sharded.
-        scores = matchers(nnx.merge(graph, params), center_crop(view1, size), center_crop(view2, size))
-        found = {name: jnp.take_along_axis(each.argmax(-1), patches, axis=1) for name, each in scores.items()}
-        return {name: hits(each, places, counted, grid[1]) for name, each in found.items()}
 
-    def measure(params: PyTree) -> dict[str, float]:
-        parts = []
-        for start in range(0, len(pairs), batch):
-            given = [padded(each[start : start + batch], batch) for each in (view1, view2, patches, places, matched)]
-            given[-1] = given[-1] & (np.arange(start, start + batch) < len(pairs))[:, None]
-            parts.append(count(params, *given))
-        # Fetched once, so that the accelerator never waits for the host between batches.
-        parts = hosts.fetch(parts)
-        return by_chance | {
-            f"{name}_within_{within}": float(sum(part[name][place] for part in parts) / total)
-            for name in parts[0]
-            for place, within in enumerate(WITHIN)
-        }
+def measure_correspondence(model: nnx.Module, batch: Batch) -> Measures:
+    """The share of matched patches that each of `matchers`, and chance, finds within each distance of WITHIN.
 
-    return measure
+    Args:
+      batch: of `correspondence_source`.
+
+    Returns:
+      MATCHER_within_1 and MATCHER_within_2, weighted by the matched patches of a pair.
+    """
+    size = batch["view1"].shape[1:3]
+    columns = size[1] // model.sizes.patch_size
+    grid = size[0] // model.sizes.patch_size, columns
+    patches, places, matched = (batch[name] for name in ("patches", "places", "matched"))
+    count = matched.sum(-1).astype(jnp.float32)
+    some = jnp.maximum(count, 1)
+    scores = matchers(model, center_crop(batch["view1"], size), center_crop(batch["view2"], size))
+    measures = {}
+    for name, each in scores.items():
+        found = jnp.take_along_axis(each.argmax(-1), patches, axis=1)
+        for within, right in zip(WITHIN, hits(found, places, matched, columns), strict=True):
+            measures[f"{name}_within_{within}"] = (right / some, count)
+    for within in WITHIN:
+        likely = jnp.where(matched, chance(places, grid, within), 0).sum(-1)
+        measures[f"{CHANCE}_within_{within}"] = (likely / some, count)
+    return measures
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _WithTruth:
+    """`Source.read` of pairs with their mined correspondences."""
+
+    stored: Stored
+    size: tuple[int, int]
+    patch: int
+
+    def __call__(self, index: int, row: dict[str, np.ndarray]) -> None:
+        pair = self.stored.read(index)
+        for name in ("view1", "view2"):
+            row[name][:] = read_view(pair, name, self.size)
+        found = truth(pair.correspondence, (self.size[0] // self.patch, self.size[1] // self.patch))
+        mined = len(found.patches)  # datasets may have been mined on different grids
+        for name in ("patches", "places", "matched"):
+            row[name][:mined] = getattr(found, name)
+            row[name][mined:] = 0

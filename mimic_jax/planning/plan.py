@@ -1,4 +1,4 @@
-"""A config on a topology: the real train step compiled there, and what follows from what the compiler says."""
+"""A task on a topology: the real train step compiled there, and what follows from the compiler's report."""
 
 import dataclasses
 import math
@@ -11,14 +11,12 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
 from mimic_jax.chips import Chip, chip_of
-from mimic_jax.models.flops import model_flops
 from mimic_jax.planning.counts import Counts, count
-from mimic_jax.planning.flops import augmentation_flops
 from mimic_jax.planning.roofline import Roofline, roofline
-from mimic_jax.training.experiment import Experiment, check, total_steps
+from mimic_jax.task import Task
+from mimic_jax.training.config import Lengths, Settings, in_steps, lengths_of
 from mimic_jax.training.setup import set_up
 
 
@@ -41,9 +39,10 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What was found out. model_flops: of all devices. steps: of the run, None where its length is not known.
+    """The plan of a step.
 
-    counts, bound: None where the step does not fit; `bound` also where the chip's rates are not known.
+    model_flops: of all devices; 0 where the task has no closed form. steps: of the run; None where its length is not
+    known. counts, bound: None where the step does not fit; `bound` also where the chip's rates are not known.
     """
 
     mesh: dict[str, int]
@@ -70,29 +69,32 @@ class Plan:
         return None if self.chip is None else self.memory.peak <= self.chip.memory
 
 
-def make_plan(config: ConfigDict, devices: Sequence[jax.Device], examples: int | None = None) -> Plan:
-    """Compiles a config's train step for devices, which need not be here, and says what it needs and takes.
+def make_plan(task: Task, settings: Settings, devices: Sequence[jax.Device], examples: int | None = None) -> Plan:
+    """Compiles a task's train step for devices, which need not be here, and reports what it needs.
 
     Args:
-      config: as in configs/. Its data is not opened.
-      examples: pairs in the training set, for the length of a run in epochs.
+      task: its data is not opened.
+      settings: of its config.
+      examples: records in the training set, for the length of a run in epochs.
 
     Raises:
-      InputError: a field of the config cannot be used, on so many devices for instance.
+      InputError: a field of the config cannot be used, on this number of devices for instance.
     """
-    config, experiment = read(config)
-    lengths = _lengths(config, examples, experiment)
-    setup = set_up(config, experiment, lengths[1:] if lengths else (1, 2), devices)
+    lengths = None
+    if examples is not None or in_steps(settings):
+        lengths = lengths_of(settings, (examples or 0) * task.examples_per_record)
+    # The learning rate does not change what is compiled.
+    setup = set_up(task, settings, lengths or Lengths(2, 1, 2), devices)
     mesh, shapes = setup.layout.mesh, setup.shapes
     key = jax.eval_shape(lambda: jax.random.key(0))
     started = time.monotonic()
     lowered = setup.step.lower(shapes, setup.batch, key)
-    optimizer = shapes.opt_state, shapes.average
-    memory = Memory(*(_bytes_on_one(tree) for tree in (shapes.params, optimizer, setup.batch)))
+    optimizer = shapes.opt_state, shapes.ema_params
+    memory = Memory(*(_bytes_on_one(tree) for tree in ((shapes.params, shapes.variables), optimizer, setup.batch)))
     counts = bound = None
     chip = chip_of(devices[0].device_kind)
     sizes = dict(mesh.shape)
-    model = sum(model_flops(config.objective, experiment.sizes, experiment.crop, config.batch_size).values())
+    model = sum(task.flops.values())
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -102,31 +104,20 @@ def make_plan(config: ConfigDict, devices: Sequence[jax.Device], examples: int |
     else:
         memory = _with_analysis(memory, compiled.memory_analysis())
         counts = count(_text(lowered, compiled), sizes)
-        bound = roofline(counts, chip, mesh, model, config.compute_dtype) if chip else None
+        bound = roofline(counts, chip, mesh, model, settings.experiment.compute_dtype) if chip else None
     return Plan(
         sizes,
         devices[0].device_kind,
         chip,
         memory,
         model,
-        augmentation_flops(experiment.augmentation, experiment.size, config.batch_size),
+        task.augmentation_flops,
         counts,
         bound,
-        lengths[0] if lengths else None,
-        config.batch_size,
+        lengths.steps if lengths else None,
+        settings.experiment.batch_size,
         time.monotonic() - started,
     )
-
-
-def read(config: ConfigDict) -> tuple[ConfigDict, Experiment]:
-    """The config resolved, and what it describes; it may name no data.
-
-    Raises:
-      InputError: a field of the config cannot be used.
-    """
-    config = config.copy_and_resolve_references()
-    config.data.train = config.data.train or "unopened"
-    return config, check(config)
 
 
 def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
@@ -140,14 +131,6 @@ def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
             lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
             (path,) = Path(folder).glob("*.after_codegen.txt")
             return path.read_text()
-
-
-def _lengths(config: ConfigDict, examples: int | None, experiment: Experiment) -> tuple[int, int, int] | None:
-    fields = config.get("steps"), config.optimizer.get("warmup_steps"), config.optimizer.get("schedule_steps")
-    if examples is None and None in fields:
-        return None
-    # As training has it: where both views of a pair are images, a pair is two examples.
-    return total_steps(config, (examples or 0) * config.batch_size // experiment.records)
 
 
 def _bytes_on_one(tree: PyTree) -> int:

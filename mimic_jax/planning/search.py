@@ -18,14 +18,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
+from jaxtyping import PyTree
 
 from mimic_jax import files
 from mimic_jax.chips import chip_of
 from mimic_jax.command import InputError
-from mimic_jax.nn.compute import REMAT
-from mimic_jax.planning.plan import Memory, Plan, make_plan, read
+from mimic_jax.nn.compute import DEFAULT, REMAT
+from mimic_jax.nn.layout import axes_of
+from mimic_jax.planning.plan import Memory, Plan, make_plan
 from mimic_jax.planning.roofline import Roofline
+from mimic_jax.task import Task
+from mimic_jax.training.config import Settings
+from mimic_jax.training.state import Abstract
 
 AXES = ("data", "fsdp", "tensor")
 # From what keeps most for the backward pass to what keeps least. "none" is not tried: it needs more memory than "dots",
@@ -39,7 +43,7 @@ TOO_LARGE = "too large: what needs no more memory does not fit"
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """data, fsdp, tensor: sizes of config.mesh. remat, accumulate: as in configs."""
+    """data, fsdp, tensor: sizes of config.run.mesh. remat, accumulate: config.run.remat and accumulation_steps."""
 
     data: int
     fsdp: int
@@ -51,12 +55,11 @@ class Candidate:
     def mesh(self) -> tuple[int, int, int]:
         return self.data, self.fsdp, self.tensor
 
-    def apply(self, config: ConfigDict) -> ConfigDict:
-        """The config with these fields."""
-        config = ConfigDict(config.to_dict())
-        config.mesh = ConfigDict(dict(zip(AXES, self.mesh, strict=True)))
-        config.remat, config.accumulate = self.remat, self.accumulate
-        return config
+    def apply(self, settings: Settings) -> Settings:
+        """The settings with this mesh, rematerialisation and accumulation."""
+        mesh = dict(zip(AXES, self.mesh, strict=True))
+        run = dataclasses.replace(settings.run, mesh=mesh, remat=self.remat, accumulation_steps=self.accumulate)
+        return dataclasses.replace(settings, run=run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,40 +144,43 @@ def ranked(known: Mapping[Candidate, Outcome]) -> list[tuple[Candidate, Outcome]
     return sorted(known.items(), key=key)
 
 
-def flags(candidate: Candidate, config: ConfigDict) -> list[str]:
-    """What to give beside --config for a candidate: the fields that the config has otherwise."""
-    fields = {f"mesh.{axis}": size for axis, size in zip(AXES, candidate.mesh, strict=True)}
-    fields |= {"remat": candidate.remat, "accumulate": candidate.accumulate}
-    has = {f"mesh.{axis}": size for axis, size in config.mesh.items()}
-    has |= {"remat": config.remat, "accumulate": config.accumulate}
-    if has["mesh.data"] == -1:  # takes what the others leave
-        del fields["mesh.data"]
-    return [f"--config.{field}={value}" for field, value in fields.items() if has[field] != value]
+def flags(candidate: Candidate, settings: Settings) -> list[str]:
+    """The flags that give a config the fields of a candidate, without those it has already."""
+
+    def fields(run) -> dict[str, int | str]:
+        sizes = {f"mesh.{axis}": size for axis, size in run.mesh.items()}
+        return sizes | {"remat": run.remat, "accumulation_steps": run.accumulation_steps}
+
+    wanted, has = fields(candidate.apply(settings).run), fields(settings.run)
+    if has["mesh.data"] == -1:  # takes the devices that the other axes leave
+        del wanted["mesh.data"]
+    return [f"--config.run.{field}={value}" for field, value in wanted.items() if has[field] != value]
 
 
-def candidates_of(config: ConfigDict, devices: Sequence[jax.Device]) -> list[Candidate]:
-    """All that might be tried for a config on devices.
+def candidates_of(task: Task, settings: Settings, devices: Sequence[jax.Device]) -> list[Candidate]:
+    """All candidates that might be tried for a task on devices.
 
     Raises:
-      InputError: the config cannot be used, or its mesh has other axes.
+      InputError: the config's mesh has other axes.
     """
-    if set(config.mesh) != set(AXES):
-        raise InputError(f"config.mesh={config.mesh.to_dict()}: --search needs the axes {', '.join(AXES)} and no other")
-    sizes = read(config)[1].sizes
-    places = [getattr(device, "coords", None) or (device.id,) for device in devices]
-    sides = [len(set(along)) for along in zip(*places, strict=True)]
-    heads = math.gcd(sizes.encoder_heads, sizes.decoder_heads)
-    return candidates(sides, config.batch_size, heads, _batch_axes(config))
+    if set(settings.run.mesh) != set(AXES):
+        raise InputError(f"config.run.mesh={settings.run.mesh}: --search needs the axes {', '.join(AXES)} and no other")
+    coordinates = [getattr(device, "coords", None) or (device.id,) for device in devices]
+    sides = [len(set(along)) for along in zip(*coordinates, strict=True)]
+    return candidates(sides, settings.experiment.batch_size, _divided_by_tensor(task, settings), _batch_axes(settings))
 
 
-def batch_of_a_chip(candidate: Candidate, config: ConfigDict) -> int:
+def batch_of_a_chip(candidate: Candidate, settings: Settings) -> int:
     """Examples that a device computes at once: its share of the global batch, in `accumulate` parts."""
     mesh = dict(zip(AXES, candidate.mesh, strict=True))
-    return config.batch_size // math.prod(mesh[axis] for axis in _batch_axes(config)) // candidate.accumulate
+    shards = math.prod(mesh[axis] for axis in _batch_axes(settings))
+    return settings.experiment.batch_size // shards // candidate.accumulate
 
 
 def search(
-    config: ConfigDict,
+    task: Task,
+    settings: Settings,
+    described: PyTree,
     wanted: Iterable[Candidate],
     devices: Sequence[jax.Device],
     topology: str,
@@ -184,6 +190,7 @@ def search(
     """Tries candidates in order.
 
     Args:
+      described: the config as JSON has it.
       topology: what the devices are called; outcomes are kept in the file `cache` by it, the config and versions.
       limit: how many are compiled; those that the cache has do not count.
 
@@ -200,8 +207,7 @@ def search(
     # In a thread, as an interrupt is not heard while the compiler runs.
     compiler = ThreadPoolExecutor(1)
     for candidate in wanted:
-        changed = candidate.apply(config)
-        key = _key(changed, topology, versions)
+        key = _key(candidate, described, topology, versions)
         reason = refused.get(candidate.mesh) or left_out(candidate, known, chip and chip.memory)
         if not reason and key not in kept:
             if not limit:
@@ -209,7 +215,7 @@ def search(
             else:
                 yield candidate, None
                 try:
-                    plan = compiler.submit(make_plan, changed, devices).result()
+                    plan = compiler.submit(make_plan, task, candidate.apply(settings), devices).result()
                 except InputError as error:
                     if not (refusal := _refusal(error)):
                         raise
@@ -224,8 +230,19 @@ def search(
     compiler.shutdown()
 
 
-def _batch_axes(config: ConfigDict) -> tuple[str, ...]:
-    axes = config.axis_rules.batch
+def _divided_by_tensor(task: Task, settings: Settings) -> int:
+    """The greatest number of shards that every parameter's axes on `tensor` divide into."""
+    rules, lengths = settings.run.axis_rules, [0]
+    for parameter in Abstract.of(lambda rngs: task.model(rngs, DEFAULT)).params.values():
+        for length, axis in zip(parameter.get_value().shape, axes_of(parameter), strict=True):
+            targets = rules.get(axis) or ()
+            if "tensor" in ((targets,) if isinstance(targets, str) else targets):
+                lengths.append(length)
+    return math.gcd(*lengths) or 1
+
+
+def _batch_axes(settings: Settings) -> tuple[str, ...]:
+    axes = settings.run.axis_rules.get("batch")
     return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
@@ -255,7 +272,9 @@ def _limited_by_traffic(outcome: Outcome) -> bool:
 def _refusal(error: InputError) -> str | None:
     """What a mesh does not go with; None for a mistake that has nothing to do with it."""
     field = re.split("[=:]", str(error))[0]
-    of_mesh = field.startswith(("config.mesh", "config.axis_rules.", "config.batch_size", "config.accumulate"))
+    of_mesh = field.startswith(
+        ("config.run.mesh", "config.run.axis_rules.", "config.batch_size", "config.run.accumulation_steps")
+    )
     return f"refused: {field} does not go with the mesh" if of_mesh else None
 
 
@@ -283,8 +302,13 @@ def _versions() -> list[str]:
     ]
 
 
-def _key(config: ConfigDict, topology: str, versions: list[str]) -> str:
-    text = json.dumps([config.to_dict(), topology, versions], sort_keys=True, default=str)
+def _key(candidate: Candidate, described: PyTree, topology: str, versions: list[str]) -> str:
+    of_candidate = dataclasses.asdict(candidate)
+    # What the candidate replaces does not tell one config from another.
+    run = {
+        name: value for name, value in described["run"].items() if name not in ("mesh", "remat", "accumulation_steps")
+    }
+    text = json.dumps([of_candidate, {**described, "run": run}, topology, versions], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -5,51 +5,49 @@ one that is damaged is set aside in `damaged/`.
 """
 
 import contextlib
-import json
-import logging
-import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from flax import nnx
-from jaxtyping import Array, PyTree, UInt32
-from ml_collections import ConfigDict
 
 from mimic_jax import hosts
-from mimic_jax.command import InputError, TryAgain, one_line
-from mimic_jax.interop.weights import Weights
-from mimic_jax.models.kinds import abstract
-from mimic_jax.training.experiment import sizes_of
-from mimic_jax.training.metrics import METRICS, read_metrics
+from mimic_jax.checkpoints import (
+    AVERAGE,
+    DATA,
+    PARAMS,
+    VARIABLES,
+    Damaged,
+    checksum,
+    failure,
+    plain,
+    quiet_about_dropped,
+    restore,
+    shapes_of,
+)
+from mimic_jax.command import InputError
+from mimic_jax.training.run import Run
 from mimic_jax.training.state import TrainState
-from mimic_jax.training.workdir import CHECKPOINTS, DAMAGED, DATA, read_config, saved_steps
+from mimic_jax.workdir import CHECKPOINTS, DAMAGED, saved_steps
 
-# In messages of what fails to read, and may be whole: the system, or a host, says no for now.
-_LATER = ("os_error_code", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
-# Of what may be whole, and is not read by trying again.
-_NEVER = ("Permission denied", "structures do not match")
+OPTIMIZER = "optimizer"
+# A scalar that checkpoints had in their optimizer item before it was counted by the host.
+_NONFINITE_STEP = "nonfinite_step"
+
 # In messages of what fails to write: the disk is full, a quota or a limit is met, or the folder is read-only.
 _CANNOT_WRITE = ("No space left", "Disk quota", "File too large", "Read-only file system", "Permission denied")
-# In what Python says of reads and writes that were under way when another failed.
-_DROPPED = ("Event loop is closed", "error while reading array index")
-_LOGS_OF_DROPPED = ("asyncio", "concurrent.futures")
 
 
 @contextlib.contextmanager
 def writing(workdir: Path) -> Iterator[None]:
-    """Where what happens within cannot write, says so.
+    """Turns a failure to write the workdir into one line.
 
     Raises:
-      InputError: no room is left in the workdir, or it cannot be written for another reason of its disk's.
+      InputError: no room is left in the workdir, or its disk cannot be written for another reason.
     """
     try:
-        with _quiet_about_dropped():
+        with quiet_about_dropped():
             yield
     except InputError:
         raise
@@ -61,31 +59,9 @@ def writing(workdir: Path) -> Iterator[None]:
             raise
         whole = max(saved_steps(workdir), default=None)
         raise InputError(
-            f"{workdir}: cannot be written ({reason}); mend that, and the same command carries on from "
+            f"{workdir}: cannot be written ({reason}); mend that, and the same command resumes from "
             + (f"step {whole}" if whole else "the start")
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet_about_dropped() -> Iterator[None]:
-    """Where a read or a write within fails, no errors of the others under way are printed, until the process ends.
-
-    Orbax and TensorStore drop them when the first has failed; they end at some later time, when Python collects them.
-    """
-    before, logs = sys.unraisablehook, {log: log.disabled for log in map(logging.getLogger, _LOGS_OF_DROPPED)}
-
-    def hook(raised: Any) -> None:
-        if not any(words in str(raised.exc_value) for words in _DROPPED):
-            before(raised)
-
-    sys.unraisablehook = hook
-    for log in logs:
-        log.disabled = True
-    yield
-    if sys.unraisablehook is hook:  # nothing within has failed
-        sys.unraisablehook = before
-        for log, disabled in logs.items():
-            log.disabled = disabled
 
 
 class _Manager(ocp.CheckpointManager):
@@ -95,24 +71,30 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+class _Kept:
+    """An Orbax preservation policy: the checkpoints of these steps."""
+
+    def __init__(self) -> None:
+        self.steps: set[int] = set()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step in self.steps for checkpoint in checkpoints]
+
+
 class Checkpoints:
-    """Of a run: the newest `config.keep_checkpoints`, and those of every `config.keep_every` steps. Within `with`.
+    """The checkpoints of a run: the newest, those of every `keep_every` steps, and the best. Used within `with`."""
 
-    Args:
-      config: resolved; each checkpoint has it too.
-      dataset: the fingerprint of what the position in a checkpoint is a position in.
-    """
-
-    def __init__(self, workdir: Path, config: ConfigDict, dataset: str):
-        self._config, self._dataset = config.to_dict(), dataset
-        policies = [ocp.checkpoint_managers.LatestN(config.keep_checkpoints)]
-        if config.keep_every:
-            policies.append(ocp.checkpoint_managers.EveryNSteps(config.keep_every))
+    def __init__(self, run: Run):
+        settings = run.settings.run
+        self._config, self._dataset, self._kept = run.config.to_dict(), run.source.fingerprint, _Kept()
+        policies = [ocp.checkpoint_managers.LatestN(settings.keep_checkpoints), self._kept]
+        if settings.keep_every:
+            policies.append(ocp.checkpoint_managers.EveryNSteps(settings.keep_every))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,  # of a process that was killed while it wrote
         )
-        self._manager = _Manager((workdir / CHECKPOINTS).absolute(), options=options)
+        self._manager = _Manager((run.workdir / CHECKPOINTS).absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -126,6 +108,10 @@ class Checkpoints:
         """The step of the newest checkpoint, whether it is written by now or not; 0 where there is none."""
         return self._manager.latest_step() or 0
 
+    def keep(self, steps: set[int]) -> None:
+        """From now on the checkpoints of these steps are kept."""
+        self._kept.steps = steps
+
     def wait(self) -> None:
         """Returns once all are written."""
         self._manager.wait_until_finished()
@@ -136,15 +122,9 @@ class Checkpoints:
         Args:
           step: also the position in the data: the batch of global step `step` comes next.
         """
-        position = {"step": step, "dataset": self._dataset, "checksums": _checksums(state)}
-        items = {
-            "params": ocp.args.StandardSave(state.params),
-            "optimizer": ocp.args.StandardSave(_besides(state)),
-            "data": ocp.args.JsonSave(position),
-            "config": ocp.args.JsonSave(self._config),
-        }
-        if state.average is not None:
-            items["average"] = ocp.args.StandardSave(state.average)
+        position = {"step": step, "dataset": self._dataset, "checksums": _checksums(_items(state))}
+        items = {name: ocp.args.StandardSave(plain(item)) for name, item in _items(state).items()}
+        items |= {DATA: ocp.args.JsonSave(position), "config": ocp.args.JsonSave(self._config)}
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, shapes: TrainState) -> tuple[TrainState, int] | None:
@@ -180,12 +160,19 @@ class Checkpoints:
             self._set_aside(folder, damage)
         else:
             return None
-        state, position = found
+        items, position = found
         if position["dataset"] != self._dataset:
             raise InputError(
                 f"{folder}: config.data.train has changed since this checkpoint was made; "
                 "bring the dataset back as it was, or give another --workdir"
             )
+        items[OPTIMIZER].pop(_NONFINITE_STEP, None)
+        state = TrainState(
+            params=items[PARAMS],
+            variables=items.get(VARIABLES, {}),
+            ema_params=items.get(AVERAGE),
+            **items[OPTIMIZER],
+        )
         return state, position["step"]
 
     def _set_aside(self, folder: Path, damage: str) -> None:
@@ -202,137 +189,24 @@ class Checkpoints:
         self._manager.reload()
 
 
-def load_weights(workdir: Path, step: int | None = None) -> Weights:
-    """The weights of a workdir: the average over steps, where the run keeps one (config.ema).
-
-    Args:
-      step: which checkpoint; the newest by default.
-
-    Raises:
-      InputError: the workdir has no config or no such checkpoint, or it is damaged.
-      TryAgain: it may be whole, but cannot be read now.
-    """
-    config = read_config(workdir)
-    kind, sizes = config["objective"], sizes_of(config)
-    steps = saved_steps(workdir)
-    if not steps:
-        raise InputError(f"{workdir / CHECKPOINTS}: no checkpoint yet; run `python -m launch.pretrain` on it first")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise InputError(f"{workdir / CHECKPOINTS}: no checkpoint of step {step}, only {steps}")
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        nnx.to_pure_dict(nnx.state(abstract(kind, sizes))),
-    )
-    folder, item = workdir / CHECKPOINTS / str(step), "average" if config.get("ema") else "params"
+def _read(folder: Path, shapes: TrainState) -> tuple[dict[str, Any], dict]:
+    """The items of a checkpoint that hold arrays, and its position in the data."""
+    wanted = _items(shapes)
     try:
-        found, position = _restore(folder, {item: like})
-        if position["checksums"][item] != int(checksum(found[item])):
-            raise Damaged("its arrays are not those that were saved")
-    except Damaged as error:
-        raise InputError(f"{folder}: this checkpoint cannot be read ({error}); give another step") from error
-    about = {"origin": str(workdir), "step": step, "config": config} | _told(workdir, step)
-    return Weights(kind, sizes, found[item], about)
-
-
-def _told(workdir: Path, step: int) -> dict[str, Any]:
-    """What the workdir says of its data, and the last metrics up to a step."""
-    told = {}
-    if (workdir / DATA).is_file():
-        told["data"] = json.loads((workdir / DATA).read_text())
-    if (workdir / METRICS).is_file():
-        for line in read_metrics(workdir / METRICS):
-            if line["step"] <= step:
-                told["evaluation" if "evaluation" in line else "metrics"] = line
-    return told
-
-
-class Damaged(Exception):
-    """Says what is wrong with a checkpoint."""
-
-
-def _read(folder: Path, shapes: TrainState) -> tuple[TrainState, dict]:
-    like = {"params": shapes.params, "optimizer": _besides(shapes)}
-    if shapes.average is not None:
-        like["average"] = shapes.average
-    found, position = _restore(folder, like)
-    return TrainState(params=found["params"], average=found.get("average"), **found["optimizer"]), position
-
-
-def _besides(state: TrainState) -> dict[str, Any]:
-    """What the optimizer's part of a checkpoint holds."""
-    return {name: getattr(state, name) for name in ("step", "opt_state", "skipped", "nonfinite_step")}
-
-
-def _checksums(state: TrainState) -> dict[str, int]:
-    """Of each of the items of a checkpoint that hold arrays."""
-    items = {"params": state.params, "optimizer": _besides(state)}
-    if state.average is not None:
-        items["average"] = state.average
-    return {name: int(checksum(item)) for name, item in items.items()}
-
-
-@jax.jit
-def checksum(tree: PyTree) -> UInt32[Array, ""]:
-    """A sum over all bits of arrays of 32-bit numbers: the same however they are split over devices.
-
-    Any single number that changes changes it, as all weights are odd; so do, but for a coincidence, numbers that change
-    places.
-    """
-    total = jnp.zeros((), jnp.uint32)
-    for leaf_number, leaf in enumerate(jax.tree.leaves(tree)):
-        place = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis, length in enumerate(leaf.shape):
-            place = place * np.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-        weighted = jax.lax.bitcast_convert_type(leaf, jnp.uint32) * (2 * place + 1)
-        total += np.uint32(2 * leaf_number + 1) * weighted.sum(dtype=jnp.uint32)
-    return total
-
-
-def _restore(folder: Path, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any]]:
-    """Items of a checkpoint by name, as `like` says of their arrays, and its position in the data.
-
-    By Orbax' handlers, one process by itself: its manager would have all wait for one that fails here.
-    """
-    arrays, folder = ocp.StandardCheckpointHandler(), folder.absolute()
-    try:
-        for file in ("data/metadata", *(f"{name}/_METADATA" for name in like)):
-            (folder / file).stat()  # Orbax calls absent whatever the system does not show
-        with _quiet_about_dropped():
-            position = ocp.JsonCheckpointHandler().restore(folder / "data")
-            position["step"], position["dataset"], position["checksums"]
-            return {
-                name: arrays.restore(folder / name, args=ocp.args.StandardRestore(tree)) for name, tree in like.items()
-            }, position
+        saved = shapes_of(folder / OPTIMIZER)
     except Exception as error:  # Orbax and TensorStore report damage by many exception types
         raise failure(folder, error) from error
+    if _NONFINITE_STEP in saved:
+        wanted[OPTIMIZER][_NONFINITE_STEP] = shapes.step
+    return restore(folder, wanted)
 
 
-def failure(folder: Path, error: Exception) -> BaseException:
-    """What to raise for an error of reading a checkpoint.
+def _items(state: TrainState) -> dict[str, Any]:
+    """The items of a checkpoint that hold arrays."""
+    items = {PARAMS: state.params, OPTIMIZER: {name: getattr(state, name) for name in ("step", "opt_state", "skipped")}}
+    items |= {AVERAGE: state.ema_params} if state.ema_params is not None else {}
+    return items | ({VARIABLES: state.variables} if jax.tree.leaves(state.variables) else {})
 
-    Returns:
-      Damaged only where the system has given what it has; TryAgain where it refuses for now; InputError where it
-      always will; or what ends the process, such as an interrupt.
-    """
-    cause = error
-    while cause.__cause__:  # Orbax wraps what TensorStore says, and an interrupt too
-        cause = cause.__cause__
-    if not isinstance(cause, Exception):
-        return cause
-    if not os.path.exists(folder):
-        return TryAgain(f"{folder}: this checkpoint has gone meanwhile; run again")
-    text = str(cause)
-    reason = one_line(cause).partition(" [tensorstore_spec")[0]  # which comes last, and is long
-    said = f"{type(cause).__name__}: {reason if len(reason) <= 300 else '… ' + reason[-300:]}"
-    refused = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
-    unchanged = (
-        f"{folder}: this checkpoint cannot be read ({said}); nothing of it was changed. Run again once it can, or move "
-        "it elsewhere: then the one before it, if there is one, is used"
-    )
-    if any(words in text for words in _NEVER):
-        return InputError(unchanged)
-    if refused or isinstance(cause, MemoryError) or any(words in text for words in _LATER):
-        return TryAgain(unchanged)
-    return Damaged(said)
+
+def _checksums(items: dict[str, Any]) -> dict[str, int]:
+    return {name: int(checksum(item)) for name, item in items.items()}

@@ -1,20 +1,21 @@
-"""What a run tells: `metrics.jsonl`, each step once however often the run was interrupted, TensorBoard, and W&B."""
+"""The metrics of a run: `metrics.jsonl`, each step once however often the run was interrupted, TensorBoard, and W&B."""
 
 import hashlib
 import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from mimic_jax import files
 from mimic_jax.command import InputError, one_line
+from mimic_jax.metrics_file import METRICS, read_metrics
 
-METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+PICTURES = "pictures"
 
 
 class Metrics:
@@ -30,7 +31,7 @@ class Metrics:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        path = workdir / METRICS
+        self._workdir, path = workdir, workdir / METRICS
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if path.exists() else []
         files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
@@ -52,11 +53,14 @@ class Metrics:
         self._add(step, "evaluation", results)
 
     def add_picture(self, step: int, name: str, picture: UInt8[np.ndarray, "height width 3"]) -> None:
-        """A picture for TensorBoard."""
+        """A picture for TensorBoard; the newest of each name is a PNG in the workdir too."""
         from tensorboardX import summary
 
         self._show(step, summary.image(name, picture, dataformats="HWC"))
         self._board.flush()
+        (self._workdir / PICTURES).mkdir(exist_ok=True)
+        _, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        files.write(self._workdir / PICTURES / f"{name}.png", png.tobytes())
 
     def close(self) -> None:
         self._file.close()
@@ -79,29 +83,6 @@ class Metrics:
         self._board.flush()
         if self._wandb:
             self._wandb.log(named, step=step)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that a crash cut short is left out.
-
-    Lines about training have numbers by name; lines about an evaluation have these under "evaluation".
-
-    Raises:
-      InputError: a line is damaged.
-    """
-    lines = []
-    for number, line in enumerate(path.read_text(errors="replace").split("\n")[:-1], start=1):
-        try:
-            lines.append(json.loads(line))
-            lines[-1]["step"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path}: line {number} is damaged; remove that line and run again") from error
-    return lines
-
-
-def training_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of the lines of a metrics file, those about training."""
-    return [line for line in lines if "evaluation" not in line]
 
 
 def _start_wandb(project: str, workdir: Path, config: dict):

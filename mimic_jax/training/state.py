@@ -1,21 +1,20 @@
-"""What a training run carries from step to step, born sharded."""
+"""What a training run carries from step to step, created sharded."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PyTree
 
-from mimic_jax.command import InputError
 from mimic_jax.interop.weights import Weights
-from mimic_jax.models.sizes import Sizes
-from mimic_jax.nn.layout import Layout
+from mimic_jax.nn.layout import Layout, axes_of
 from mimic_jax.nn.rngs import make_rngs
-from mimic_jax.training.mesh import check_placement
+from mimic_jax.training.mesh import check_sharding
+from mimic_jax.training.optimizer import Path, path_name
 
 
 @jax.tree_util.register_dataclass
@@ -25,114 +24,130 @@ class TrainState:
 
     step: batches seen so far, an int32 scalar.
     params: nested dicts of arrays.
-    opt_state: Optax's.
-    average: of the parameters over steps, like them; None where none is kept.
-    skipped: how many of the steps had no finite loss and gradient, and changed nothing else here; an int32 scalar.
-    nonfinite_step: the last of those, counted from 1; 0 for none; an int32 scalar.
+    variables: nested dicts of what a model keeps beside parameters: running statistics, random streams.
+    opt_state: Optax's, of the parameters that are trained.
+    ema_params: exponential moving average of the parameters; None where none is kept.
+    skipped: steps without a finite loss and gradient, which changed nothing else here; an int32 scalar.
     """
 
     step: PyTree
     params: PyTree
+    variables: PyTree
     opt_state: PyTree
-    average: PyTree
+    ema_params: PyTree
     skipped: PyTree
-    nonfinite_step: PyTree
+
+    def values(self) -> PyTree:
+        """All values of the model as it is evaluated: with the average of its parameters where one is kept."""
+        return join(self.params if self.ema_params is None else self.ema_params, self.variables)
+
+
+@dataclasses.dataclass(frozen=True)
+class Abstract:
+    """A model without arrays. params, variables: shapes and metadata, by path."""
+
+    graph: nnx.GraphDef
+    params: Mapping[Path, nnx.Variable]
+    variables: Mapping[Path, nnx.Variable]
+
+    @classmethod
+    def of(cls, make_model: Callable[[nnx.Rngs], nnx.Module]) -> "Abstract":
+        """The model that `make_model` makes, traced."""
+        graph, params, variables = nnx.split(nnx.eval_shape(lambda: make_model(make_rngs(0))), nnx.Param, ...)
+        return cls(graph, dict(nnx.to_flat_state(params)), dict(nnx.to_flat_state(variables)))
+
+
+def join(*trees: PyTree) -> PyTree:
+    """Nested dicts with different leaves as one."""
+    flat: dict = {}
+    for tree in trees:
+        flat |= nnx.traversals.flatten_mapping(tree)
+    return nnx.traversals.unflatten_mapping(flat)
+
+
+def select(tree: PyTree, paths: Mapping[Path, object] | set[Path]) -> PyTree:
+    """The leaves of nested dicts at some paths."""
+    return nnx.traversals.unflatten_mapping(
+        {path: leaf for path, leaf in nnx.traversals.flatten_mapping(tree).items() if path in paths}
+    )
 
 
 def make_init(
     make_model: Callable[[nnx.Rngs], nnx.Module],
+    abstract: Abstract,
+    trained: set[Path],
     optimizer: optax.GradientTransformation,
     layout: Layout,
     *,
-    average: bool = False,
-) -> tuple[nnx.GraphDef, TrainState, Callable[[PRNGKeyArray], TrainState]]:
-    """How a fresh state is made, each parameter where it lies, so that no device ever holds more than its part.
+    ema: bool = False,
+) -> tuple[TrainState, Callable[[jax.Array], TrainState]]:
+    """How a fresh state is made, each array where it is sharded, so that no device ever holds more than its shard.
 
     Args:
-      average: whether an average of the parameters is kept.
+      abstract: of the model that `make_model` makes.
+      trained: paths of the parameters that the optimizer sees.
+      ema: whether an average of the parameters is kept.
 
     Returns:
-      graph: `nnx.merge(graph, state.params)` is the model.
-      shapes: the state's shapes, types and shardings. The optimizer's moments lie as their parameters do.
+      shapes: the state's shapes, types and shardings. The optimizer's moments are sharded as their parameters are.
       init: `init(key)` is the state.
 
     Raises:
-      InputError: a parameter cannot lie as the layout says.
+      InputError: a parameter cannot be sharded as the layout says.
     """
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: make_model(make_rngs(0))))
-    for path, parameter in nnx.to_flat_state(abstract):
-        axes = parameter.get_metadata()["axes"]
-        check_placement(layout, ".".join(map(str, path)), parameter.get_value().shape, axes)
-    everywhere = layout.sharding()
-    of_params = nnx.to_pure_dict(
-        nnx.map_state(lambda _, parameter: layout.sharding(parameter.get_metadata()["axes"]), abstract)
-    )
+    for path, parameter in abstract.params.items():
+        check_sharding(layout, path_name(path), parameter.get_value().shape, axes_of(parameter))
+    replicated = layout.sharding()
 
-    def init(key: PRNGKeyArray) -> TrainState:
-        params = nnx.to_pure_dict(nnx.state(make_model(make_rngs(key))))
-        none = jnp.zeros((), jnp.int32)
-        return TrainState(none, params, optimizer.init(params), params if average else None, none, none)
+    def shardings(variables: Mapping[Path, nnx.Variable]) -> PyTree:
+        return nnx.traversals.unflatten_mapping(
+            {path: layout.sharding(axes_of(variable)) for path, variable in variables.items()}
+        )
 
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    def init(key: jax.Array) -> TrainState:
+        params, variables = map(nnx.to_pure_dict, nnx.state(make_model(make_rngs(key)), nnx.Param, ...))
+        zero = jnp.zeros((), jnp.int32)
+        opt_state = optimizer.init(select(params, trained))
+        return TrainState(zero, params, variables, opt_state, params if ema else None, zero)
+
+    shapes, of_params = jax.eval_shape(init, jax.random.key(0)), shardings(abstract.params)
     of_optimizer = optax.tree_utils.tree_map_params(
         optimizer,
-        lambda _, place: place,
+        lambda _, sharding: sharding,
         shapes.opt_state,
-        of_params,
-        transform_non_params=lambda _: everywhere,
+        select(of_params, trained),
+        transform_non_params=lambda _: replicated,
     )
-    places = TrainState(everywhere, of_params, of_optimizer, of_params if average else None, everywhere, everywhere)
+    of_state = TrainState(
+        replicated, of_params, shardings(abstract.variables), of_optimizer, of_params if ema else None, replicated
+    )
     shapes = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, of_state
     )
-    return graph, shapes, jax.jit(init, out_shardings=places)
+    return shapes, jax.jit(init, out_shardings=of_state)
 
 
-def check_start(weights: Weights, kind: str, sizes: Sizes) -> None:
-    """Checks that a model can begin from weights.
-
-    Args:
-      kind, sizes: of the model that is to be trained.
-
-    Raises:
-      InputError: names every size that differs, and the flags that make them equal.
-    """
-    shared = ["encoder_width", "encoder_depth", "encoder_heads"]
-    shared += ["patch_size", "positions", "class_token", "position_grid"]
-    if kind == weights.kind:
-        shared += ["decoder_width", "decoder_depth", "decoder_heads"]
-    different = [field for field in shared if getattr(weights.sizes, field) != getattr(sizes, field)]
-    if {"positions", "position_grid"} <= set(different):  # other positions have another grid, or none
-        different.remove("position_grid")
-    if different:
-        flags = " ".join(f"--config.model.{field}={getattr(weights.sizes, field)}" for field in different)
-        raise InputError(f"config.init: these weights are of another model than config.model; give {flags}")
-
-
-def start_from(state: TrainState, weights: Weights, kind: str) -> tuple[TrainState, str]:
-    """A fresh state with parameters taken from weights, each laid out as the state's own.
-
-    The encoder is always taken. The rest is where the weights are of the same kind of model: a decoder of another
-    objective does something else.
+def start_from(state: TrainState, weights: Weights, modules: tuple[str, ...]) -> tuple[TrainState, str]:
+    """A fresh state with parameters taken from weights, each sharded as the state's own.
 
     Args:
-      weights: of sizes that go with the model's, see `check_start`.
-      kind: of the model that is trained.
+      weights: of sizes that go with the model's.
+      modules: the top-level modules whose parameters are taken where the weights have them.
 
     Returns:
-      The state, and one line that says what was taken and what starts fresh.
+      The state, and one line about which parameters were taken and which start fresh.
     """
     flat, given = (nnx.traversals.flatten_mapping(params) for params in (state.params, weights.params))
     fresh = []
     for path, parameter in flat.items():
-        if path in given and (kind == weights.kind or path[0] == "encoder"):
-            whole = np.asarray(given[path], parameter.dtype)  # in every process, of which each takes what it holds
+        if path in given and path[0] in modules:
+            whole = np.asarray(given[path], parameter.dtype)  # in every process; each device takes its shard
             flat[path] = jax.make_array_from_callback(whole.shape, parameter.sharding, whole.__getitem__)
         else:
             fresh.append(path)
-    said = f"begins from {len(flat) - len(fresh)} of {len(flat)} parameters"
+    message = f"starts from {len(flat) - len(fresh)} of {len(flat)} parameters"
     if fresh:
-        said += f"; fresh: {', '.join(sorted({path[0] for path in fresh}))}"
+        message += f"; fresh: {', '.join(sorted({str(path[0]) for path in fresh}))}"
     params = nnx.traversals.unflatten_mapping(flat)
-    average = None if state.average is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, average=average), said
+    ema_params = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, ema_params=ema_params), message

@@ -169,6 +169,5 @@ def _found(pair: records.Pair, scores: Scores, cells: Grid) -> int:
     """How many of the mined correspondences are found."""
     true = truth(pair.correspondence, cells)
     found = scores.argmax(-1)[true.patches]
-    return int(
-        hits(jnp.asarray(found[None]), jnp.asarray(true.places[None]), jnp.asarray(true.matched[None]), cells[1])[0]
-    )
+    given = (jnp.asarray(each[None]) for each in (found, true.places, true.matched))
+    return hits(*given, cells[1])[0].item()

@@ -15,7 +15,7 @@ def test_the_largest_power_of_two_that_fits(limit, batch):
 
 def test_a_share_of_the_matrix_product():
     """2 s for 6 TFLOP is 3 TFLOP/s: half of 6, a quarter of 12."""
-    row = Row("croco_tiny", {"compute_dtype": "bfloat16", "remat": "dots"}, None, 20)
+    row = Row("croco_tiny", {"compute_dtype": "bfloat16", "run.remat": "dots"}, None, 20)
     found = Measured(64, 2.0, 6 * 10**12, 6e12, 12e12, 3 * 2**30, False, 41.0)
     told = ["64", "2,000.0", "32.0", "3", "6", "50%", "25%", "3.00*", "41"]
     assert cells(row, found) == ["croco_tiny", "bfloat16", "remat dots", *told]
@@ -23,7 +23,9 @@ def test_a_share_of_the_matrix_product():
 
 
 def test_a_row_changes_its_config_alone():
-    row = Row("croco_v2_vitl_base", {"compute_dtype": "bfloat16", "attention": "cudnn"}, 8, 1)
+    row = Row("croco_v2_vitl_base", {"compute_dtype": "bfloat16", "run.attention": "cudnn"}, 8, 1)
     config = row.read(16)
-    assert (config.batch_size, config.compute_dtype, config.attention) == (16, "bfloat16", "cudnn")
+    assert (config.batch_size, config.compute_dtype, config.run.attention) == (16, "bfloat16", "cudnn")
     assert config.model.encoder_depth == 24
+    task, settings = row.parts(16)
+    assert task.batch["view1"].shape[0] == settings.experiment.batch_size == 16

@@ -34,7 +34,8 @@ from configs import croco_tiny
 def get_config():
     config = croco_tiny.get_config()
     config.steps = {STEPS}
-    config.batch_size, config.log_every, config.checkpoint_every, config.eval.every = 4, 1, 10, 0
+    config.batch_size, config.run.log_every, config.run.checkpoint_every = 4, 1, 10
+    config.evals.completion.every = config.evals.correspondence.every = 0
     config.data.size, config.data.crop, config.optimizer.warmup_steps = 20, 16, 5
     for stack in ("encoder", "decoder"):
         config.model[stack + "_width"], config.model[stack + "_depth"], config.model[stack + "_heads"] = 16, 1, 2
@@ -73,7 +74,13 @@ def given(tmp_path_factory) -> dict[str, str]:
     for name, text in [("srun", SRUN), ("scontrol", SCONTROL), ("gcloud", GCLOUD)]:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    own = {"CONFIG": folder / "config.py", "DATA": folder / "pairs", "REPOSITORY": ROOT, "PYTHON": sys.executable}
+    own = {
+        "CONFIG": folder / "config.py",
+        "DATA": folder / "pairs",
+        "CACHE": folder / "cache",
+        "REPOSITORY": ROOT,
+        "PYTHON": sys.executable,
+    }
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     return clean | {name: str(value) for name, value in own.items()} | {"PATH": path, "JAX_PLATFORMS": "cpu"}
@@ -86,6 +93,11 @@ def losses(workdir: Path) -> dict[int, float]:
 
 def newest(workdir: Path) -> int:
     return max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()), default=0)
+
+
+def compiled(folder: Path) -> bool:
+    """Whether the train step is in the compilation cache of a launcher."""
+    return any(path.name.startswith("jit_train_step") for path in (folder / "cache").iterdir())
 
 
 def wait_for(condition, process: subprocess.Popen | None = None) -> None:
@@ -195,7 +207,7 @@ def test_the_manifest_is_of_one_piece(manifest):
 def pod(manifest: dict, given: dict[str, str], **changes) -> subprocess.Popen:
     """The container's command, with nothing around it."""
     container = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-    assert {"CONFIG", "WORKDIR", "DATA"} == {variable["name"] for variable in container["env"]}
+    assert {"CONFIG", "WORKDIR", "DATA", "CACHE"} == {variable["name"] for variable in container["env"]}
     return subprocess.Popen(
         [*container["command"], *container["args"]],
         cwd=ROOT,
@@ -209,6 +221,7 @@ def pod(manifest: dict, given: dict[str, str], **changes) -> subprocess.Popen:
 @pytest.mark.slow
 def test_a_pod_that_is_evicted_fails_and_the_next_one_finishes(manifest, given, one_process, tmp_path):
     workdir = tmp_path / "run"
+    given = given | {"CACHE": str(tmp_path / "cache")}
     process = pod(manifest, given, WORKDIR=workdir)
     wait_for(lambda: newest(workdir), process)
     process.send_signal(signal.SIGTERM)
@@ -220,6 +233,7 @@ def test_a_pod_that_is_evicted_fails_and_the_next_one_finishes(manifest, given, 
     output = process.communicate(timeout=100)
     assert process.returncode == 0, output
     assert losses(workdir) == one_process, "each step once, with the very same loss"
+    assert compiled(tmp_path)
 
 
 def test_a_mistake_fails_the_pod_for_good(manifest, given, tmp_path):
@@ -236,6 +250,7 @@ def test_a_slurm_job_is_queued_again_until_it_is_done(given, one_process, tmp_pa
     job = given | {
         "FOLDER": str(tmp_path),
         "WORKDIR": str(tmp_path / "run"),
+        "CACHE": str(tmp_path / "cache"),
         "SLURM_JOB_ID": str(_job_of_a_free_port()),
         "SLURM_NTASKS": "2",
         "SLURM_NTASKS_PER_NODE": "2",
@@ -267,6 +282,7 @@ def test_a_slurm_job_is_queued_again_until_it_is_done(given, one_process, tmp_pa
     assert list(found) == list(one_process)
     # The sum over processes is in another order.
     np.testing.assert_allclose(list(found.values()), list(one_process.values()), rtol=1e-5)
+    assert compiled(tmp_path)
 
 
 def test_a_slurm_job_with_a_mistake_is_not_queued_again(given, tmp_path):
@@ -293,7 +309,7 @@ def _job_of_a_free_port() -> int:
 def test_a_tpu_slice_is_started_stopped_and_carried_on(given, one_process, tmp_path):
     home, workdir = tmp_path / "home", tmp_path / "run"
     home.mkdir()
-    variables = given | {"HOME": str(home), "WORKDIR": str(workdir), "CLUSTER": ""}
+    variables = given | {"HOME": str(home), "WORKDIR": str(workdir), "CACHE": str(tmp_path / "cache"), "CLUSTER": ""}
 
     def tell(*words):
         done = subprocess.run(
@@ -321,6 +337,7 @@ def test_a_tpu_slice_is_started_stopped_and_carried_on(given, one_process, tmp_p
     wait_for(lambda: newest(workdir) == STEPS)
     wait_for(lambda: not running())
     assert losses(workdir) == one_process, (home / "pretrain.log").read_text()
+    assert compiled(tmp_path)
 
     done = subprocess.run([CLUSTER / "tpu_vm.sh"], env=variables, capture_output=True, text=True)
     assert done.returncode == 2

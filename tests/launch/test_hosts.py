@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 
-from tests.launch.training import losses, metrics, parameters, pretrain, start, steps, wait_for_step
+from tests.launch.training import evaluations, losses, metrics, parameters, pretrain, start, steps, wait_for_step
 from tests.processes import finish, free_port
 
 
@@ -19,7 +19,7 @@ def start_all(dataset, workdir, count, *, devices=1, last=(), **changes):
 def test_hosts_come_and_go_and_the_losses_are_those_of_one_process(tiny_pairs, uninterrupted, tmp_path):
     """Two, of which one gets SIGTERM; then four, of which one is killed; then one, to the end."""
     workdir = tmp_path / "run"
-    evaluated = {"eval__every": 2, "eval__pairs": 4, "eval__pictures": 1}
+    evaluated = evaluations(2, pictures=1)
     two = start_all(tiny_pairs, workdir, 2, **evaluated)
     wait_for_step(workdir, 6, *two)
     two[1].send_signal(signal.SIGTERM)
@@ -31,7 +31,7 @@ def test_hosts_come_and_go_and_the_losses_are_those_of_one_process(tiny_pairs, u
     assert stopped < 40
 
     # A process that is lost in a save is noticed later, and by JAX.
-    four = start_all(tiny_pairs, workdir, 4, checkpoint_every=1000, **evaluated)
+    four = start_all(tiny_pairs, workdir, 4, run__checkpoint_every=1000, **evaluated)
     wait_for_step(workdir, stopped + 6, *four)
     four[2].kill()
     codes, ended = finish(four)
@@ -59,8 +59,8 @@ def test_a_model_that_is_split_over_processes(tiny_pairs, uninterrupted, tmp_pat
     Then from a checkpoint of which one process cannot read its part, so that the one before it is used, on another
     mesh: of its rows a process has the first and the third quarter, or the second and the fourth.
     """
-    options = {"mesh__fsdp": 2, "mesh__tensor": 2, "accumulate": 2, "ema": 0.9, "optimizer__clip_norm": 0.5}
-    options |= {"data__workers": 1, "init": uninterrupted, "steps": 12}
+    options = {"run__mesh__fsdp": 2, "run__mesh__tensor": 2, "run__accumulation_steps": 2, "run__workers": 1}
+    options |= {"ema_decay": 0.9, "optimizer__clip_norm": 0.5, "init": uninterrupted, "steps": 12}
     alone = pretrain(tiny_pairs, tmp_path / "alone", devices=4, **options)
     assert alone.returncode == 0, alone.stderr
     workdir = tmp_path / "split"
@@ -72,10 +72,11 @@ def test_a_model_that_is_split_over_processes(tiny_pairs, uninterrupted, tmp_pat
     assert parts
     for path in parts:
         path.write_bytes(path.read_bytes()[:10])
-    options |= {"mesh__fsdp": 2, "mesh__tensor": 1, "axis_rules__batch": ("fsdp", "data"), "accumulate": 1}
+    options |= {"run__mesh__fsdp": 2, "run__mesh__tensor": 1, "run__axis_rules__batch": ("fsdp", "data")}
+    options |= {"run__accumulation_steps": 1}
     codes, ended = finish(start_all(tiny_pairs, workdir, 2, devices=2, **options))
     assert codes == [0, 0], ended
-    assert "carrying on from step 10" in ended[0][0]
+    assert "resuming from step 10" in ended[0][0]
     assert (workdir / "damaged" / "12").is_dir()
     for _, said in ended:
         assert "Traceback" not in said
@@ -93,17 +94,18 @@ def assert_close(workdir, other):
 
 
 def test_a_loss_that_is_not_finite_stops_all(tiny_pairs, tmp_path):
-    diverging = {"optimizer__base_learning_rate": 1e30, "steps": 20, "checkpoint_every": 20}
+    diverging = {"optimizer__base_learning_rate": 1e30, "steps": 20, "run__checkpoint_every": 20}
     codes, ended = finish(start_all(tiny_pairs, tmp_path / "run", 2, **diverging))
     assert codes == [2, 2], ended
     for place, (_, said) in enumerate(ended):
         (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
         assert line.startswith(f"error: process {place} of 2: {tmp_path / 'run'}: at step 3 the loss")
-    assert json.loads((tmp_path / "run" / "nonfinite.json").read_text())["step"] == 3
+    (found,) = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    assert (found["step"], len(found["pairs"])) == (3, 4)
 
 
 def test_processes_of_different_configs_do_not_train(tiny_pairs, tmp_path):
-    codes, ended = finish(start_all(tiny_pairs, tmp_path / "run", 2, last=("--config.ema=0.5",)))
+    codes, ended = finish(start_all(tiny_pairs, tmp_path / "run", 2, last=("--config.ema_decay=0.5",)))
     assert codes == [2, 2], ended
     for _, said in ended:
         assert "the processes [1] have another config, or other data, than process 0" in said

@@ -10,6 +10,7 @@ import pytest
 from launch.views import read_views, seen_at
 from mimic_jax.command import InputError
 from mimic_jax.interop.weights import Weights, save_folder
+from mimic_jax.models.description import Seen
 from mimic_jax.models.sizes import Sizes
 from tests import commands
 from tests.datasets import make_pair, write_dataset
@@ -44,20 +45,19 @@ def refused(done, *words):
 
 @pytest.mark.parametrize("positions", ["rope100", "cosine"])
 def test_an_export_is_seen_at_the_size_that_its_workdir_is(tmp_path, positions):
-    """Of a rotary model nothing but the config of its training tells the size."""
+    """The sizes of a rotary model do not say it."""
     from mimic_jax.interop.exporting import export
     from mimic_jax.interop.load import load
 
     grid = (8, 8) if positions == "cosine" else None
     sizes = Sizes(16, 1, 2, 16, 2, 2, patch_size=8, positions=positions, position_grid=grid)
-    config = {"data": {"size": 68, "crop": [64, 64]}}
-    weights = Weights("croco", sizes, random_params("croco", sizes), {"config": config, "step": 7})
-    assert seen_at(weights, None) == ((68, 68), (64, 64))
+    weights = Weights("croco", sizes, random_params("croco", sizes), {"step": 7}, Seen((68, 72), (64, 64)))
+    assert seen_at(weights, None) == ((68, 72), (64, 64))
     for format, name in (("safetensors", "w.safetensors"), ("orbax", "w"), ("croco_pth", "w.pth")):
         if format == "croco_pth":
             pytest.importorskip("torch")
         export(weights, tmp_path / name, format)
-        assert seen_at(load(tmp_path / name), None) == ((68, 68), (64, 64))
+        assert seen_at(load(tmp_path / name), None) == ((68, 72), (64, 64))
 
 
 def test_evaluate_tells_every_number_and_writes_them(folder):
@@ -112,19 +112,19 @@ def test_mistakes_get_one_clear_line(folder):
 
 
 def test_views_are_seen_as_in_training():
-    def weights(about, **sizes):
-        return Weights("croco", Sizes(16, 1, 2, **sizes), {}, about)
+    def weights(seen, **sizes):
+        return Weights("croco", Sizes(16, 1, 2, **sizes), {}, {}, seen)
 
-    ours = {"config": {"data": {"size": [40, 68], "crop": 32}}}
+    ours = Seen((40, 68), (32, 32))
     assert seen_at(weights(ours), None) == ((40, 68), (32, 32))
     assert seen_at(weights(ours), "64") == ((64, 64), (64, 64))
     assert seen_at(weights(ours), "32X64") == ((32, 64), (32, 64))
-    assert seen_at(weights({}, positions="cosine", position_grid=(3, 5), patch_size=8), None)[1] == (24, 40)
-    assert seen_at(weights({}, patch_size=14), None)[1] == (224, 224)
-    assert seen_at(weights({}, patch_size=15), None)[1] == (210, 210)
+    assert seen_at(weights(None, positions="cosine", position_grid=(3, 5), patch_size=8), None)[1] == (24, 40)
+    assert seen_at(weights(None, patch_size=14), None)[1] == (224, 224)
+    assert seen_at(weights(None, patch_size=15), None)[1] == (210, 210)
     for wrong in ("40", "32x", "32x32x32", "-32", "0", "big"):
         with pytest.raises(InputError, match=f"--image_size={wrong}"):
-            seen_at(weights({}), wrong)
+            seen_at(weights(None), wrong)
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):

@@ -57,7 +57,7 @@ def amount(text):
 
 
 def test_virtual_devices():
-    told = rows(plan("cpu:8", remat="none"))
+    told = rows(plan("cpu:8", run__remat="none"))
     assert told["mesh"] == "data 8, fsdp 1, tensor 1"
     assert "(1.000 of the closed form)" in told["FLOPs compiled, all chips"]
     # A ring of 8 sends each gradient twice but for an eighth; gradients are as large as parameters. A CPU's sends those
@@ -72,7 +72,7 @@ def test_virtual_devices():
     [
         ("v5e:16", {}, "--topology=v5e:16: a v5e slice has 2 sizes"),
         ("abacus", {}, "--topology=abacus is no topology that is known here"),
-        ("cpu:3", {}, "config.batch_size: the 16 pairs of a batch do not divide over 3 devices"),
+        ("cpu:3", {}, "config.batch_size: the 16 records of a batch do not divide over 3 devices"),
         ("cpu:1", {"data__crop": 15}, "config.data.crop=15 must be a multiple"),
     ],
 )
@@ -94,7 +94,7 @@ def test_without_libtpu_one_line_says_how_to_get_it(tmp_path, monkeypatch):
 
 def test_a_tpu_slice():
     pytest.importorskip("libtpu", reason="libtpu is absent: pip install 'mimic_jax[plan]' to test TPU slices")
-    told = rows(plan("v5e:2x2", "--examples=1000", "--price_per_chip_hour=3600000", batch_size=8, remat="none"))
+    told = rows(plan("v5e:2x2", "--examples=1000", "--price_per_chip_hour=3600000", batch_size=8, run__remat="none"))
     assert told["mesh"] == "data 4, fsdp 1, tensor 1"
     assert "(1.000 of the closed form)" in told["FLOPs compiled, all chips"]
     assert told["fits"].startswith("yes: ")
@@ -112,7 +112,7 @@ def test_a_search_keeps_what_it_knows(tmp_path):
     assert ranking(first) == [("1×8×1", "dots", "1", "2")], "16 pairs over 8 devices"
     assert "ranked by memory" in first.stdout
     assert max(map(len, first.stdout.splitlines()[:5])) <= 80
-    assert first.stdout.splitlines()[-1] == "for the first: --config.mesh.fsdp=8"
+    assert first.stdout.splitlines()[-1] == "for the first: --config.run.mesh.fsdp=8"
     assert left_out(first) == {
         "not needed: the mesh has room without so much computed again, or in so many parts": 2 * 2 - 1,
         "not tried: --search_limit is reached": 3 * 2 * 2 + 3 * 3 * 2,

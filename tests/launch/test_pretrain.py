@@ -16,7 +16,7 @@ from tests.launch.training import ROOT, pretrain
 def test_a_run_leaves_what_the_design_says(uninterrupted):
     assert sorted(path.name for path in (uninterrupted / "checkpoints").iterdir()) == ["35", "40"]
     config = json.loads((uninterrupted / "config.json").read_text())
-    assert config["steps"] == config["optimizer"]["schedule_steps"] == 40
+    assert config["steps"] == config["optimizer"]["total_steps"] == 40
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted({1, *range(2, 41, 2), *range(5, 41, 5)})
     # The rate logged at a step is the one that its update used: warm-up from zero, the cosine's end at step 40.
@@ -28,7 +28,7 @@ def test_a_run_leaves_what_the_design_says(uninterrupted):
 
 def test_a_finished_run_says_so(tiny_pairs, uninterrupted):
     before = (uninterrupted / "metrics.jsonl").read_bytes()
-    done = pretrain(tiny_pairs, uninterrupted, log_every=7)
+    done = pretrain(tiny_pairs, uninterrupted, run__log_every=7)
     assert done.returncode == 0
     assert "already trained for 40 steps" in done.stdout
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
@@ -44,7 +44,7 @@ def refused(done, *words):
 
 def test_bad_input_gets_one_clear_line(tiny_pairs, uninterrupted, tmp_path):
     refused(pretrain(tiny_pairs, uninterrupted, seed=1), r"config\.json", r"config\.seed=0 \(now 1\)")
-    refused(pretrain(tiny_pairs, tiny_pairs), "holds other things")
+    refused(pretrain(tiny_pairs, tiny_pairs), "is not empty and has no config.json")
     with (uninterrupted / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = pretrain(tiny_pairs, uninterrupted)
@@ -56,14 +56,17 @@ def test_bad_input_gets_one_clear_line(tiny_pairs, uninterrupted, tmp_path):
     refused(pretrain(tiny_pairs, tmp_path, steps="many"), "steps", "many")
     refused(pretrain(tiny_pairs, tmp_path, model__encoder_heads=3), r"config\.model", "encoder_width 16")
     refused(pretrain(tiny_pairs, tmp_path, data__crop=18), r"config\.data\.crop=18")
-    refused(pretrain(tiny_pairs, tmp_path, steps=5), r"warmup_steps=5 must be below", r"schedule_steps=5")
-    refused(pretrain(tiny_pairs, tmp_path, objective="dino"), r"config\.objective='dino' is none of")
-    refused(pretrain(tiny_pairs, tmp_path, objective="mae"), r"config\.data\.views='pair'", "'first' or 'both'")
+    refused(pretrain(tiny_pairs, tmp_path, steps=5), r"warmup_steps=5 must be below", r"total_steps=5")
+    refused(pretrain(tiny_pairs, tmp_path, model__kind="dino"), r"config\.model\.kind='dino' must be 'croco' or 'mae'")
+    refused(pretrain(tiny_pairs, tmp_path, model__kind="mae"), r"config\.data\.views='pair'", "'first' or 'both'")
     refused(pretrain(tiny_pairs, tmp_path, init="absent.pth"), r"absent\.pth: no such file")
-    refused(pretrain(tiny_pairs, tmp_path, eval__held_out=1.0), r"config\.eval\.held_out=1\.0")
+    refused(
+        pretrain(tiny_pairs, tmp_path, data__holdout_fraction=1.0),
+        r"config\.data\.holdout_fraction=1\.0 must be at least 0, below 1",
+    )
     refused(pretrain(f"{tiny_pairs},{tiny_pairs}", tmp_path), r"config\.data\.train: .* is given twice")
     refused(pretrain(tiny_pairs, tmp_path, batch_size=0), r"config\.batch_size=0")
-    refused(pretrain(tiny_pairs, tmp_path, mesh__data=7), r"config\.mesh")
+    refused(pretrain(tiny_pairs, tmp_path, run__mesh__data=7), r"config\.run\.mesh")
     refused(pretrain("", tmp_path), r"config\.data\.train is not set")
     refused(pretrain(tmp_path / "absent", tmp_path), "absent: no such dataset folder")
     refused(pretrain(tiny_pairs, tmp_path, seed=-1), r"config\.seed=-1")
@@ -76,25 +79,33 @@ def test_bad_input_gets_one_clear_line(tiny_pairs, uninterrupted, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_for_good(tiny_pairs, tmp_path):
-    diverging = {"optimizer__base_learning_rate": 1e30, "steps": 20, "checkpoint_every": 20}
+    diverging = {"optimizer__base_learning_rate": 1e30, "steps": 20, "run__checkpoint_every": 20}
     for _ in range(2):
         done = pretrain(tiny_pairs, tmp_path / "run", **diverging)
-        refused(done, "at step 3 the loss or its gradient was not finite", "base_learning_rate", "on_nonfinite=skip")
-    found = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+        refused(
+            done,
+            "at step 3 the loss or its gradient was not finite",
+            r"learning rate \(config\.optimizer\)",
+            "run.on_nonfinite=skip",
+        )
+    (found,) = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     assert (found["step"], len(found["pairs"])) == (3, 4)
     assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
 
 
 def test_steps_that_are_not_finite_are_left_out_up_to_a_number(tiny_pairs, tmp_path):
     """Each with a warning; a run with more of them than are allowed is not carried on in silence either."""
-    diverging = {"optimizer__base_learning_rate": 1e30, "steps": 20, "checkpoint_every": 1, "log_every": 1}
-    done = pretrain(tiny_pairs, tmp_path / "run", on_nonfinite="skip", skip_at_most=2, **diverging)
-    told = re.findall(r"at step (\d+) the loss or its gradient was not finite.*as (\d) of at most 2\)", done.stdout)
+    diverging = {"optimizer__base_learning_rate": 1e30, "steps": 20, "run__checkpoint_every": 1, "run__log_every": 1}
+    done = pretrain(tiny_pairs, tmp_path / "run", run__on_nonfinite="skip", run__max_skipped=2, **diverging)
+    told = re.findall(
+        r"at step (\d+) the loss or its gradient was not finite.*\(skipped: (\d) of at most 2\)", done.stdout
+    )
     assert told == [("3", "1"), ("4", "2")]
-    refused(done, "at step 5 the loss", "The newest checkpoint is of step 4", "higher config.skip_at_most than 2")
-    assert json.loads((tmp_path / "run" / "nonfinite.json").read_text())["step"] == 5
+    refused(done, "at step 5 the loss", "The newest checkpoint is of step 4", "higher config.run.max_skipped than 2")
+    (last,) = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    assert last["step"] == 5
     refused(
-        pretrain(tiny_pairs, tmp_path / "run", **diverging), "2 steps that were not finite have been left out so far"
+        pretrain(tiny_pairs, tmp_path / "run", **diverging), "2 steps that were not finite have been skipped so far"
     )
 
 

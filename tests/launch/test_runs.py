@@ -14,12 +14,27 @@ from launch.runs import curves, differences, finished, read_run
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {
+    "task": "completion",
+    "steps": 40,
+    "batch_size": 64,
+    "ema_decay": 0.0,
+    "model": {"kind": "croco", "encoder_width": 128, "encoder_depth": 2, "decoder_width": 96, "decoder_depth": 4},
+    "data": {"train": "pairs", "size": [192, 256]},
+    "optimizer": {"base_learning_rate": 0.016, "total_steps": 40},
+    "run": {"mesh": {"data": -1, "fsdp": 1}, "remat": "full", "accumulation_steps": 1},
+}
+# The same, as it was written before fields had sections.
+OLD = {
     "objective": "croco",
     "steps": 40,
     "batch_size": 64,
+    "ema": 0.0,
+    "accumulate": 1,
+    "remat": "blocks",
+    "mesh": {"data": -1, "fsdp": 1},
     "model": {"encoder_width": 128, "encoder_depth": 2, "decoder_width": 96, "decoder_depth": 4},
     "data": {"train": "pairs", "size": [192, 256]},
-    "optimizer": {"base_learning_rate": 0.016},
+    "optimizer": {"base_learning_rate": 0.016, "schedule_steps": 40},
 }
 LINES = [
     {"step": 1, "loss": 2.0, "learning_rate": 0.0, "gradient_norm": 1.0, "pairs_per_second": 10.0, "mfu": 0.1},
@@ -70,10 +85,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     write(folder / "whole")
     # Of before a start was written down, and interrupted.
-    old = CONFIG | {
+    old = OLD | {
         "batch_size": 128,
-        "optimizer": {"base_learning_rate": 0.001},
-        "data": CONFIG["data"] | {"jitter": 0.4},
+        "optimizer": {"base_learning_rate": 0.001, "schedule_steps": 40},
+        "data": OLD["data"] | {"jitter": 0.4},
     }
     lines = [{"step": 10, "loss": 1.75, "learning_rate": 0.001, "pairs_per_second": 70.0}]
     write(folder / "old", old, lines, None, saved=(10,))
@@ -86,7 +101,7 @@ def test_what_is_printed_is_what_was_written(folder):
     done = runs(folder, "whole", "old", "begun")
     assert done.returncode == 0, done.stderr
     rows = table(done.stdout)
-    assert rows["objective"] == ["croco"] * 3
+    assert rows["task"] == ["completion (croco)"] * 3
     assert rows["encoder"] == ["2 layers of 128"] * 3
     assert rows["decoder"] == ["4 layers of 96"] * 3
     assert rows["step"] == ["40 of 40", "10 of 40", "0 of 40"]
@@ -104,6 +119,8 @@ def test_what_is_printed_is_what_was_written(folder):
     assert rows["batch_size"] == ["64", "128", "64"]
     assert rows["optimizer.base_learning_rate"] == ["0.016", "0.001", "0.016"]
     assert rows["data.jitter"] == ["–", "0.4", "–"]
+    same = {"model.kind", "ema_decay", "run.accumulation_steps", "run.remat", "run.mesh.fsdp", "optimizer.total_steps"}
+    assert not same & rows.keys(), "fields that had other names"
     assert not {"data.train", "data.size", "steps", "model.encoder_width", "psnr", "GiB a chip"} & rows.keys()
     picture = cv2.imread(str(folder / "runs.png"))
     assert picture.shape[1] == 3 * 600, "five quantities are drawn in rows of three"
@@ -121,10 +138,13 @@ def test_curves_are_those_of_the_metrics(folder):
 
 
 def test_the_newest_start_tells_the_mesh(tmp_path):
-    """Which config.json does not: it is of the first."""
-    mesh = {"config": {"mesh.fsdp": 8}}
-    run = read_run(write(tmp_path / "moved", CONFIG | {"mesh": {"fsdp": 4}}, starts=[STARTS[0], STARTS[1] | mesh]), "")
-    assert (run.config["mesh.fsdp"], run.config["model.encoder_depth"]) == (8, 2)
+    """Which config.json does not: it is of the first. Starts of before have the names of before."""
+    starts = [STARTS[0], STARTS[1] | {"config": {"run.mesh.fsdp": 8}}]
+    run = read_run(write(tmp_path / "moved", CONFIG, starts=starts), "")
+    assert (run.config["run.mesh.fsdp"], run.config["model.encoder_depth"]) == (8, 2)
+    starts = [STARTS[0], STARTS[1] | {"config": {"mesh.fsdp": 8, "remat": "blocks"}}]
+    run = read_run(write(tmp_path / "moved_before", OLD, starts=starts), "")
+    assert (run.config["run.mesh.fsdp"], run.config["run.remat"]) == (8, "full")
 
 
 def test_differences_are_of_fields_by_value_and_by_presence():
@@ -166,7 +186,10 @@ def refused(done: subprocess.CompletedProcess, words: str) -> None:
 
 
 def test_bad_input_gets_one_clear_line(folder, tmp_path):
-    refused(runs(folder, "whole", "absent"), r"absent is no workdir of launch\.pretrain: it has no config\.json")
+    refused(
+        runs(folder, "whole", "absent"),
+        r"absent is not a workdir of launch\.pretrain or launch\.finetune: it has no config\.json",
+    )
     refused(runs(folder, "whole", "./whole"), "whole is given twice")
     refused(runs(folder), "WORKDIR… missing")
     refused(runs(folder, "whole", "--picture=whole/config.json/x.png"), r"x\.png: cannot be written")

@@ -20,6 +20,7 @@ from tests import commands
 from tests.datasets import make_pair, write_dataset
 from tests.launch.training import (
     assert_bit_identical,
+    evaluations,
     flip_a_bit,
     losses,
     metrics,
@@ -33,7 +34,7 @@ from tests.processes import wait_for
 
 def test_sigterm_saves_and_the_same_command_carries_on(tiny_pairs, uninterrupted, tmp_path):
     # Traced too: what began before the stop is over after it. Evaluations leave time to stop it in.
-    changes = {"checkpoint_every": 1000, "eval__every": 2, "eval__pairs": 4, "eval__pictures": 0}
+    changes = {"run__checkpoint_every": 1000} | evaluations(2, pictures=0)
     process = start(tiny_pairs, tmp_path / "run", "--profile=3:38", **changes)
     wait_for_step(tmp_path / "run", 6, process)
     process.send_signal(signal.SIGTERM)
@@ -41,12 +42,12 @@ def test_sigterm_saves_and_the_same_command_carries_on(tiny_pairs, uninterrupted
     assert process.returncode == 0, err
     (stopped,) = steps(tmp_path / "run")
     assert 6 <= stopped < 40
-    assert f"SIGTERM: step {stopped} is saved; the same command carries on" in out
+    assert f"SIGTERM: step {stopped} is saved; the same command resumes from there" in out
     assert metrics(tmp_path / "run")[-1]["step"] == stopped
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     done = pretrain(tiny_pairs, tmp_path / "run", "--profile=3:38", **changes)
     assert done.returncode == 0, done.stderr
-    assert f"carrying on from step {stopped}" in done.stdout
+    assert f"resuming from step {stopped}" in done.stdout
     assert_bit_identical(tmp_path / "run", uninterrupted)
     starts = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert [each["step"] for each in starts] == [0, stopped]
@@ -63,7 +64,7 @@ def test_sigterm_before_the_first_step_ends_it_as_well(tiny_pairs, tmp_path):
 
 
 def test_ctrl_c_saves_too(tiny_pairs, tmp_path):
-    process = start(tiny_pairs, tmp_path / "run", steps=100_000, checkpoint_every=100_000)
+    process = start(tiny_pairs, tmp_path / "run", steps=100_000, run__checkpoint_every=100_000)
     wait_for_step(tmp_path / "run", 6, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=100)
@@ -92,7 +93,7 @@ def test_killed_and_restarted_it_ends_bit_identical(tiny_pairs, uninterrupted, t
 
 def test_killed_on_a_mesh_it_ends_bit_identical(tiny_pairs, tmp_path):
     """Where gradients are summed over devices, and parameters gathered from them."""
-    mesh = {"devices": 2, "mesh__data": 1, "mesh__fsdp": 2, "steps": 20}
+    mesh = {"devices": 2, "run__mesh__data": 1, "run__mesh__fsdp": 2, "steps": 20}
     process = start(tiny_pairs, tmp_path / "run", **mesh)
     wait_for_step(tmp_path / "run", 8, process)
     process.kill()
@@ -110,14 +111,14 @@ def test_twenty_kills_at_random_moments_lose_nothing(tiny_pairs, uninterrupted, 
     """Saving after every step, most moments are during a save."""
     rng = random.Random(0)
     for _ in range(20):
-        process = start(tiny_pairs, tmp_path / "run", checkpoint_every=1, keep_checkpoints=3)
+        process = start(tiny_pairs, tmp_path / "run", run__checkpoint_every=1, run__keep_checkpoints=3)
         wait_for_step(tmp_path / "run", max(losses(tmp_path / "run"), default=0) + 1, process)
         try:
             process.wait(rng.uniform(0, 0.3))
         except subprocess.TimeoutExpired:
             process.kill()
         process.communicate()
-    done = pretrain(tiny_pairs, tmp_path / "run", checkpoint_every=1)
+    done = pretrain(tiny_pairs, tmp_path / "run", run__checkpoint_every=1)
     assert done.returncode == 0, done.stderr
     assert_bit_identical(tmp_path / "run", uninterrupted)
 
@@ -141,7 +142,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tiny_pairs
     done = pretrain(tiny_pairs, workdir)
     assert done.returncode == 0, done.stderr
     assert re.search(r"warning: .*checkpoints/40: this checkpoint is damaged .* moved to .*damaged/40", done.stdout)
-    assert "carrying on from step 35" in done.stdout
+    assert "resuming from step 35" in done.stdout
     assert (workdir / "damaged" / "40" / "params").is_dir()
     assert "Traceback" not in done.stderr
     assert_bit_identical(workdir, uninterrupted)
@@ -177,18 +178,19 @@ def test_a_checkpoint_that_the_system_does_not_read_now_is_not_set_aside(tiny_pa
 
 def test_a_record_that_goes_bad_costs_no_step(tiny_pairs, uninterrupted, tmp_path):
     """The last of an epoch's pairs; once the dataset is mended the run ends as if nothing had been."""
-    examples, _ = hold_out(open_mixture(str(tiny_pairs), "data"), get_config().eval.held_out)
-    order = [place for step in range(3) for place in examples_in_step(examples, batch_size=4, seed=0, step=step)]
-    place = int(list(dict.fromkeys(order))[-1])
-    done_before = order.index(place) // 4
-    (bad,) = read_pairs(examples, [place])
+    examples, _ = hold_out(open_mixture(str(tiny_pairs), "data"), get_config().data.holdout_fraction)
+    options = {"lengths": examples.lengths(), "weights": None, "batch_size": 4, "seed": 0}
+    order = [index for step in range(3) for index in examples_in_step(step, **options).tolist()]
+    index = list(dict.fromkeys(order))[-1]
+    done_before = order.index(index) // 4
+    (bad,) = read_pairs(examples, [index])
     pairs = [make_pair(seed, scene=f"scene {seed % 3}") for seed in range(11)]
     pairs[bad.frame1] = dataclasses.replace(bad, view1=bytes(len(bad.view1)))
     write_dataset(tmp_path / "damaged", pairs)
     done = pretrain(tmp_path / "damaged", tmp_path / "run")
     assert done.returncode == 2
     assert "is damaged" in done.stderr
-    assert f"; step {done_before} is saved, the same command carries on from it" in done.stderr
+    assert f"; step {done_before} is saved, the same command resumes from it" in done.stderr
     assert steps(tmp_path / "run") == [done_before] != [0]
     done = pretrain(tiny_pairs, tmp_path / "run")
     assert done.returncode == 0, done.stderr
@@ -199,7 +201,7 @@ def test_an_evaluation_that_a_stop_left_out_is_made_up(tiny_pairs, uninterrupted
     """Of a run that was killed after its last checkpoint, and before what follows it; and of one that never had any."""
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
-    evaluated = {"eval__every": 20, "eval__pairs": 4, "eval__pictures": 0}
+    evaluated = evaluations(20, pictures=0)
     first = pretrain(tiny_pairs, workdir, **evaluated)
     assert first.returncode == 0, first.stderr
     path = workdir / "metrics.jsonl"
@@ -210,7 +212,7 @@ def test_an_evaluation_that_a_stop_left_out_is_made_up(tiny_pairs, uninterrupted
     again = pretrain(tiny_pairs, workdir, "--profile=100:110", **evaluated)
     assert again.returncode == 0, again.stderr
     assert path.read_text() == "".join([*before, last])
-    assert "warning: --profile: no trace is made, as step 100 is none of those" in again.stdout
+    assert "warning: --profile=100:110: no trace is made, as no step is left" in again.stdout
     assert "already trained for 40 steps" in pretrain(tiny_pairs, workdir, **evaluated).stdout
 
 
@@ -226,7 +228,7 @@ def test_where_all_checkpoints_are_damaged_nothing_starts_anew(tiny_pairs, unint
 
 
 def test_the_newest_and_every_nth_checkpoint_are_kept(tiny_pairs, tmp_path):
-    done = pretrain(tiny_pairs, tmp_path / "run", keep_checkpoints=2, keep_every=15)
+    done = pretrain(tiny_pairs, tmp_path / "run", run__keep_checkpoints=2, run__keep_every=15)
     assert done.returncode == 0, done.stderr
     assert steps(tmp_path / "run") == [15, 30, 35, 40]
 
@@ -254,7 +256,7 @@ def test_on_another_mesh_it_carries_on(tiny_pairs, uninterrupted, tmp_path):
     """From four devices that hold a quarter of the state each, to one."""
     workdir = tmp_path / "run"
     # The number of steps belongs to the config: it is stopped as a user would.
-    process = start(tiny_pairs, workdir, devices=4, mesh__data=1, mesh__fsdp=4)
+    process = start(tiny_pairs, workdir, devices=4, run__mesh__data=1, run__mesh__fsdp=4)
     wait_for_step(workdir, 10, process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=200)

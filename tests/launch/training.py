@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 SMALL = {
     "steps": 40,
     "batch_size": 4,
-    "log_every": 2,
-    "checkpoint_every": 5,
+    "run.log_every": 2,
+    "run.checkpoint_every": 5,
     "model.encoder_width": 16,
     "model.encoder_depth": 1,
     "model.encoder_heads": 2,
@@ -28,8 +28,20 @@ SMALL = {
     "data.size": 20,
     "data.crop": 16,
     "optimizer.warmup_steps": 5,
-    "eval.every": 0,
+    "evals.completion.every": 0,
+    "evals.correspondence.every": 0,
 }
+
+
+def evaluations(every, pictures):
+    """Changes that evaluate 4 pairs each `every` steps."""
+    return {
+        "evals__completion__every": every,
+        "evals__completion__examples": 4,
+        "evals__completion__pictures": pictures,
+        "evals__correspondence__every": every,
+        "evals__correspondence__examples": 4,
+    }
 
 
 def pretrain(dataset, workdir, *flags, devices=1, **changes):

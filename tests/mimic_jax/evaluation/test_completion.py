@@ -10,7 +10,7 @@ from flax import nnx
 
 from mimic_jax import records
 from mimic_jax.data.mixture import all_examples, open_mixture
-from mimic_jax.evaluation.evaluate import make_evaluator
+from mimic_jax.evaluation.pairs import evaluate
 from mimic_jax.models.sizes import Sizes
 from mimic_jax.nn.patches import patchify
 from tests.datasets import make_pair, write_dataset
@@ -46,8 +46,7 @@ class Standin(nnx.Module):
 
 
 def measured(model, examples, **options):
-    evaluator = make_evaluator(model, examples, **(SEEN | options))
-    return evaluator(nnx.to_pure_dict(nnx.state(model, nnx.Param))), evaluator.absent
+    return evaluate(model, examples, **(SEEN | options))
 
 
 def normalised(pairs, view):

@@ -12,23 +12,21 @@ from mimic_jax.command import InputError
 from mimic_jax.models.flops import model_flops
 from mimic_jax.models.kinds import abstract
 from mimic_jax.models.sizes import Sizes, published
-from mimic_jax.planning.flops import augmentation_flops
 from mimic_jax.planning.plan import make_plan
-from mimic_jax.training.experiment import check
-from tests.mimic_jax.planning.small import small
+from tests.mimic_jax.planning.small import parts, small
 
 # In a process of its own, where XLA runs all its passes but makes its machine code, which nobody runs, in a hurry.
 PLAN = """
 import dataclasses, json, sys, jax
 from mimic_jax.planning.plan import make_plan
-from tests.mimic_jax.planning.small import small
+from tests.mimic_jax.planning.small import parts, small
 
 split = small("croco")
-split.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+split.run.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
 found = {}
-for objective, config, devices in (("croco", split, jax.devices()), ("mae", small("mae"), jax.devices()[:1])):
-    plan = make_plan(config, devices, examples=1000)
-    found[objective] = {
+for kind, config, devices in (("croco", split, jax.devices()), ("mae", small("mae"), jax.devices()[:1])):
+    plan = make_plan(*parts(config), devices, examples=1000)
+    found[kind] = {
         "memory": dataclasses.asdict(plan.memory),
         "closed_form": plan.model_flops + plan.augmentation_flops,
         "compiled": sum(plan.counts.flops.values()) * plan.devices,
@@ -64,7 +62,7 @@ def test_what_is_compiled_has_the_flops_of_the_closed_form(planned):
     """As the MAE on one device has; tests/launch/test_plan.py has a CroCo on eight."""
     config, plan = planned
     assert not plan["unknown"]
-    if config.objective == "mae":
+    if config.model.kind == "mae":
         assert plan["compiled"] == pytest.approx(plan["closed_form"], rel=0.02)
     else:  # Both devices of a tensor pair embed patches and predict pixels: no rule splits these.
         assert plan["closed_form"] < plan["compiled"] < 2 * plan["closed_form"]
@@ -73,12 +71,12 @@ def test_what_is_compiled_has_the_flops_of_the_closed_form(planned):
 def test_bytes_of_parameters_and_optimizer(planned):
     """float32 parameters, and two moments of each beside two counters."""
     config, plan = planned
-    config.data.train = "unopened"
-    shapes = jax.tree.leaves(abstract(config.objective, check(config).sizes))
+    task, _ = parts(config)
+    shapes = jax.tree.leaves(abstract(task.backbone.kind, task.backbone.sizes))
     parameters = sum(4 * leaf.size for leaf in shapes)
     memory = plan["memory"]
     assert memory["optimizer"] == 2 * memory["parameters"] + 2 * 4
-    if config.objective == "mae":
+    if config.model.kind == "mae":
         assert memory["parameters"] == parameters
         assert memory["batch"] == 2 * 8 * 40 * 40 * 3
     else:  # Kernels of attention and MLPs are split over fsdp and tensor, others over one or none; pairs over two axes.
@@ -106,14 +104,14 @@ def test_what_is_sent(plans):
 def test_the_length_of_a_run(planned):
     """Given in steps; or three epochs of 1000 pairs, each two images, 16 images a step."""
     config, plan = planned
-    assert plan["steps"] == {"croco": 400, "mae": 3 * 2000 / 16}[config.objective]
+    assert plan["steps"] == {"croco": 400, "mae": 3 * 2000 / 16}[config.model.kind]
 
 
 def test_mistakes_are_told():
-    with pytest.raises(InputError, match=r"config\.mesh=.* does not fit"):
-        make_plan(small(mesh__data=3), jax.devices()[:1])
+    with pytest.raises(InputError, match=r"config\.run\.mesh=.* does not fit"):
+        make_plan(*parts(small(run__mesh__data=3)), jax.devices()[:1])
     with pytest.raises(InputError, match=r"config\.batch_size=0"):
-        make_plan(small(batch_size=0), jax.devices()[:1])
+        make_plan(*parts(small(batch_size=0)), jax.devices()[:1])
 
 
 def test_flops_of_a_known_model():
@@ -132,4 +130,7 @@ def test_flops_of_a_batch_are_those_of_its_images():
 
 
 def test_no_products_in_augmentation_without_resizing():
-    assert augmentation_flops(check(small(data__train="unopened")).augmentation, (40, 40), 16) == 0
+    assert parts(small())[0].augmentation_flops == 0
+    # Two products a view, of float32 matrices: rows and columns of a window from 40 to 32 pixels, three colours.
+    window = 2 * 3 * (32 * 40 * 40 + 32 * 40 * 32)
+    assert parts(small("mae"))[0].augmentation_flops == 16 * window

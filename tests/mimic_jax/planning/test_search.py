@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.croco_tiny import get_config
 from mimic_jax.command import InputError
 from mimic_jax.planning.roofline import Roofline
 from mimic_jax.planning.search import (
@@ -24,6 +23,8 @@ from mimic_jax.planning.search import (
     ranked,
     search,
 )
+from mimic_jax.training import config as configs
+from tests.mimic_jax.planning.small import parts, small
 
 
 def outcome(needed, room, *times, state=0.0):
@@ -39,7 +40,7 @@ def state_of(candidate, state):
 
 def memory_of(candidate, state, activations):
     """Of a model whose activations remat and accumulate divide."""
-    kept = activations / {"dots": 1, "blocks": 8}[candidate.remat]
+    kept = activations / {"dots": 1, "full": 8}[candidate.remat]
     return state_of(candidate, state) + kept * candidate.tensor / candidate.accumulate
 
 
@@ -126,14 +127,14 @@ def test_few_are_compiled():
     known, reasons = run(wanted, 30.0, state=64.0, activations=10.0)
     on_copies = [each for each in known if each.mesh == (16, 1, 1)]
     # fsdp=2 has 32 of state alone, so neither it nor fsdp=1 is tried in parts.
-    assert [(each.accumulate, each.remat) for each in on_copies] in ([(1, "dots")], [(1, "dots"), (1, "blocks")])
-    assert reasons[Candidate(16, 1, 1, "blocks", 16)] == TOO_LARGE
+    assert [(each.accumulate, each.remat) for each in on_copies] in ([(1, "dots")], [(1, "dots"), (1, "full")])
+    assert reasons[Candidate(16, 1, 1, "full", 16)] == TOO_LARGE
 
 
 def test_where_memory_traffic_is_the_limit_more_is_tried():
     """Smaller parts may stay on the chip; where products are the limit, they only cost time."""
     fits = Candidate(1, 16, 1, "dots", 1)
-    more = dataclasses.replace(fits, accumulate=2), dataclasses.replace(fits, remat="blocks")
+    more = dataclasses.replace(fits, accumulate=2), dataclasses.replace(fits, remat="full")
     for times, reason in (((1.0, 2.0, 0.5), None), ((2.0, 1.0, 0.5), NOT_NEEDED), ((1.0, 0.5, 2.0), NOT_NEEDED)):
         known = {fits: outcome(1.0, 15.0, *times)}
         assert {left_out(each, known, 15.0) for each in more} == {reason}
@@ -146,7 +147,7 @@ def test_half_of_what_does_not_fit_in_one_part_is_the_least_in_two():
     in_parts = {parts: left_out(dataclasses.replace(whole, accumulate=parts), known, 15.0) for parts in (2, 4, 8, 16)}
     assert in_parts == {2: TOO_LARGE, 4: TOO_LARGE, 8: TOO_LARGE, 16: None}
     # Less may be kept, so it says nothing of what keeps less; nor where the memory is not known.
-    assert left_out(dataclasses.replace(whole, accumulate=2, remat="blocks"), known, 16.0) is None
+    assert left_out(dataclasses.replace(whole, accumulate=2, remat="full"), known, 16.0) is None
     assert left_out(dataclasses.replace(whole, accumulate=2), known, None) is None
 
 
@@ -167,33 +168,34 @@ def test_ranked_by_the_longest_time():
 
 
 def test_flags_that_make_a_config_a_candidate():
-    config = get_config()
-    best = Candidate(2, 4, 1, "blocks", 2)
-    assert flags(best, config) == ["--config.mesh.fsdp=4", "--config.remat=blocks", "--config.accumulate=2"]
-    assert flags(Candidate(8, 1, 1, "dots", 1), config) == []
-    changed = best.apply(config)
-    assert (changed.mesh.to_dict(), changed.remat, changed.accumulate) == (
+    given = configs.read(small())
+    best = Candidate(2, 4, 1, "full", 2)
+    assert flags(best, given) == [
+        "--config.run.mesh.fsdp=4",
+        "--config.run.remat=full",
+        "--config.run.accumulation_steps=2",
+    ]
+    assert flags(Candidate(8, 1, 1, "dots", 1), given) == []
+    changed = best.apply(given).run
+    assert (changed.mesh, changed.remat, changed.accumulation_steps) == (
         {"data": 2, "fsdp": 4, "tensor": 1},
-        "blocks",
+        "full",
         2,
     )
-    assert config.remat == "dots"
+    assert given.run.remat == "dots"
 
 
 def test_candidates_of_a_config(tmp_path):
-    """One device, 32 pairs: no mesh but one; parts of 1 to 32."""
-    found = candidates_of(get_config(), jax.devices()[:1])
+    """One device, 16 pairs: no mesh but one; parts of 1 to 16."""
+    found = candidates_of(*parts(small()), jax.devices()[:1])
     assert {each.mesh for each in found} == {(1, 1, 1)}
-    assert len(found) == 2 * (math.log2(32) + 1)
-    config = get_config()
-    with config.unlocked():
-        config.mesh = {"all": -1}
-    with pytest.raises(InputError, match=r"config\.mesh=.*needs the axes"):
-        candidates_of(config, jax.devices()[:1])
+    assert len(found) == 2 * (math.log2(16) + 1)
+    with pytest.raises(InputError, match=r"config\.run\.mesh=.*needs the axes"):
+        candidates_of(*parts(small(run__mesh={"all": -1})), jax.devices()[:1])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": {"b": 1}}', '{"a": 1}'])
 def test_a_cache_that_is_none(tmp_path, text):
     (tmp_path / "cache.json").write_text(text)
     with pytest.raises(InputError, match="--cache="):
-        next(search(get_config(), [], jax.devices()[:1], "cpu:1", tmp_path / "cache.json", 1), None)
+        next(search(*parts(small()), {}, [], jax.devices()[:1], "cpu:1", tmp_path / "cache.json", 1), None)

@@ -14,8 +14,7 @@ from mimic_jax.models.kinds import abstract
 from mimic_jax.planning.hlo import parse
 from mimic_jax.planning.topology import environment
 from mimic_jax.planning.traffic import continues
-from mimic_jax.training.experiment import check
-from tests.mimic_jax.planning.small import small
+from tests.mimic_jax.planning.small import parts, small
 
 pytest.importorskip("libtpu", reason="libtpu is absent: make extras, or pip install 'mimic_jax[plan]', to test TPUs")
 
@@ -23,18 +22,19 @@ pytest.importorskip("libtpu", reason="libtpu is absent: make extras, or pip inst
 COMPILE = """
 import dataclasses, json, sys, jax
 from pathlib import Path
-from mimic_jax.planning.plan import make_plan, read
+from mimic_jax.planning.plan import make_plan
 from mimic_jax.planning.topology import devices_of
+from mimic_jax.training.config import Lengths
 from mimic_jax.training.setup import set_up
-from tests.mimic_jax.planning.small import small
+from tests.mimic_jax.planning.small import parts, small
 
-config, experiment = read(small(**json.loads(sys.argv[2])))
+config = small(**json.loads(sys.argv[2]))
 with jax.default_matmul_precision("highest"):
-    setup = set_up(config, experiment, (1, 2), devices_of("v5e:2x2"))
+    setup = set_up(*parts(config), Lengths(2, 1, 2), devices_of("v5e:2x2"))
     lowered = setup.step.lower(setup.shapes, setup.batch, jax.eval_shape(lambda: jax.random.key(0)))
 (Path(sys.argv[1]) / "step.hlo").write_text(lowered.compile().as_text())
-for topology, objective in json.loads(sys.argv[3]):
-    plan = make_plan(small(objective), devices_of(topology))
+for topology, kind in json.loads(sys.argv[3]):
+    plan = make_plan(*parts(small(kind)), devices_of(topology))
     print(json.dumps({
         "chip": plan.chip.name,
         "mesh": plan.mesh,
@@ -48,7 +48,7 @@ for topology, objective in json.loads(sys.argv[3]):
         "bound": dataclasses.asdict(plan.bound),
     }))
 """
-SPLIT = {"compute_dtype": "bfloat16", "mesh__data": 1, "mesh__fsdp": 4}
+SPLIT = {"compute_dtype": "bfloat16", "run__mesh__data": 1, "run__mesh__fsdp": 4}
 PLANS = [("v5p:2x2x1", "croco"), ("v6e:2x2", "mae")]
 
 
@@ -73,10 +73,9 @@ def test_kernels_are_gathered_in_the_compute_type_and_their_gradients_summed_in_
 
     A TPU multiplies float32 as bfloat16, and gathers it so in any case unless it is asked for full precision, as here.
     """
-    config = small(**SPLIT)
-    config.data.train = "unopened"
+    sizes = parts(small(**SPLIT))[0].backbone.sizes
     kernels = outside = 0
-    for path, parameter in nnx.to_flat_state(nnx.state(abstract("croco", check(config).sizes))):
+    for path, parameter in nnx.to_flat_state(nnx.state(abstract("croco", sizes))):
         if path[-1] == "kernel":
             shape, layered = parameter.shape, parameter.get_metadata()["axes"][0] == "layers"
             kernels += math.prod(shape[layered:])
@@ -99,9 +98,9 @@ def test_kernels_are_gathered_in_the_compute_type_and_their_gradients_summed_in_
     assert kernels <= summed["f32"] <= 64 / 48 * kernels
 
 
-@pytest.mark.parametrize(("topology", "objective"), PLANS)
-def test_plans_of_other_slices(compiled, topology, objective):
-    plan = compiled[1][topology, objective]
+@pytest.mark.parametrize(("topology", "kind"), PLANS)
+def test_plans_of_other_slices(compiled, topology, kind):
+    plan = compiled[1][topology, kind]
     assert plan["chip"] == f"TPU {topology[:3]}"
     assert not plan["unknown"]
     # Attention's scores are computed again, which is 1 % here.

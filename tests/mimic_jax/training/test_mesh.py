@@ -24,7 +24,8 @@ CASES = [
 ]
 HELD = """
 import json, sys, jax
-from mimic_jax.training.mesh import held_rows, make_layout
+from mimic_jax.data.placement import held_rows
+from mimic_jax.training.mesh import make_layout
 
 port, process, rows, cases = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", 2, int(process))

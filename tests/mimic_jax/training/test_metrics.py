@@ -1,19 +1,20 @@
-"""What a run tells, and to whom."""
+"""The metrics of a run: where they are written, and the table at its end."""
 
 import json
 import time
 
 import pytest
 
-from mimic_jax.training.metrics import Metrics, read_metrics
-from mimic_jax.training.watch import summary
+from mimic_jax.metrics_file import read_metrics
+from mimic_jax.training.metrics import Metrics
+from mimic_jax.training.progress import summary
 
 
 def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="Weights & Biases' package is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    metrics = Metrics(tmp_path, 0, project="mimic", config={"objective": "croco"})
+    metrics = Metrics(tmp_path, 0, project="mimic", config={"task": "croco"})
     metrics.write(3, {"loss": 0.123456789})
     metrics.write_evaluation(3, {"ratio": 0.876})
     metrics.close()
@@ -47,14 +48,15 @@ def test_the_table_at_the_end():
         for step, speed in enumerate(speeds, start=1)
     ]
     lines.append({"step": 4, "evaluation": {"ratio": 0.75, "pairs": 8}})
-    table = summary(lines, first_step=0)
-    told = dict(zip(*(list(column.cells) for column in table.columns), strict=True))
-    assert told == {
+    table = summary(lines, first_step=0, unit="pairs")
+    shown = dict(zip(*(list(column.cells) for column in table.columns), strict=True))
+    assert shown == {
         "steps": "4",
         "loss": "1.9000 at step 1, 1.6000 at the end",
         "ratio": "0.75",
+        "pairs": "8",
         "pairs per second, median": "100.0",
         "MFU, median": "50.0%",
         "input stall, median": "25.0%",
-        "steps left out, not finite": "3",
+        "steps skipped, not finite": "3",
     }

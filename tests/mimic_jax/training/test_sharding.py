@@ -21,16 +21,15 @@ from mimic_jax.training.mesh import make_layout
 STEPS = """
 import json, sys, jax, numpy as np
 from mimic_jax.planning.counts import count
-from mimic_jax.training.experiment import check
+from mimic_jax.training.config import Lengths
 from mimic_jax.training.setup import set_up
-from tests.mimic_jax.planning.small import small
+from tests.mimic_jax.planning.small import parts, small
 
 folder, cases = sys.argv[1], json.loads(sys.argv[2])
-for place, (objective, mesh, changes) in enumerate(cases):
-    config = small(objective, **changes)
-    config.data.train = "unopened"
-    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh)))
-    setup = set_up(config, check(config), (1, 10), jax.devices()[: int(np.prod(mesh))])
+for place, (kind, mesh, changes) in enumerate(cases):
+    config = small(kind, **changes)
+    config.run.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh)))
+    setup = set_up(*parts(config), Lengths(10, 1, 10), jax.devices()[: int(np.prod(mesh))])
     key = jax.random.key(1)
     compiled = setup.step.lower(setup.shapes, setup.batch, jax.eval_shape(lambda: key)).compile()
     init = setup.init.lower(key).compile()
@@ -69,7 +68,7 @@ CASES = [
     ("croco", ONE, {}),
     ("croco", DATA, {}),
     ("croco", FSDP, {}),
-    ("croco", ALL, {"accumulate": 4, "remat": "dots"}),
+    ("croco", ALL, {"run__accumulation_steps": 4, "run__remat": "dots"}),
     ("mae", ONE, {}),
     ("mae", ALL, {}),
 ]
@@ -80,16 +79,16 @@ MORE = [
     ("croco", ALL, {}),
     ("mae", DATA, {}),
     ("mae", FSDP, {}),
-    ("croco", ONE, {"accumulate": 4}),
-    ("croco", ONE, {"remat": "blocks"}),
-    ("croco", ONE, {"remat": "dots"}),
-    ("croco", ONE, {"scan_layers": False}),
-    ("croco", ONE, {"scan_layers": False, "remat": "blocks"}),
+    ("croco", ONE, {"run__accumulation_steps": 4}),
+    ("croco", ONE, {"run__remat": "full"}),
+    ("croco", ONE, {"run__remat": "dots"}),
+    ("croco", ONE, {"run__scan_layers": False}),
+    ("croco", ONE, {"run__scan_layers": False, "run__remat": "full"}),
 ]
 
 
 def run(folder, cases):
-    cases = [(objective, mesh, WIDER | changes) for objective, mesh, changes in cases]
+    cases = [(kind, mesh, WIDER | changes) for kind, mesh, changes in cases]
     environment = os.environ | {"XLA_FLAGS": EIGHT, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", STEPS, str(folder), json.dumps(cases)], env=environment, capture_output=True, text=True
@@ -104,7 +103,7 @@ def run(folder, cases):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     results = run(tmp_path_factory.mktemp("steps"), CASES)
-    return {(objective, mesh): result for (objective, mesh, _), result in zip(CASES, results, strict=True)}
+    return {(kind, mesh): result for (kind, mesh, _), result in zip(CASES, results, strict=True)}
 
 
 def assert_same(result, reference):
@@ -115,19 +114,19 @@ def assert_same(result, reference):
         np.testing.assert_allclose(result["gradients"][name], value, atol=1e-5 * np.abs(value).max(), err_msg=name)
 
 
-@pytest.mark.parametrize(("objective", "mesh"), [(objective, mesh) for objective, mesh, _ in CASES if mesh != ONE])
-def test_many_devices_give_what_one_gives(found, objective, mesh):
+@pytest.mark.parametrize(("kind", "mesh"), [(kind, mesh) for kind, mesh, _ in CASES if mesh != ONE])
+def test_many_devices_give_what_one_gives(found, kind, mesh):
     """The loss, the gradient of every parameter, and the loss after an update; a batch in parts among them."""
-    assert_same(found[objective, mesh], found[objective, ONE])
+    assert_same(found[kind, mesh], found[kind, ONE])
 
 
 @pytest.mark.slow
 def test_every_mesh_and_every_option_gives_the_same(found, tmp_path):
     results = run(tmp_path, MORE)
-    for (objective, mesh, changes), result in zip(MORE, results, strict=True):
-        assert_same(result, found[objective, ONE])
+    for (kind, mesh, changes), result in zip(MORE, results, strict=True):
+        assert_same(result, found[kind, ONE])
         if mesh == ALL:
-            assert_split(result, parts=changes.get("accumulate", 1))
+            assert_split(result, parts=changes.get("run__accumulation_steps", 1))
 
 
 def test_a_device_holds_its_part_of_the_state_alone(found):
@@ -181,9 +180,9 @@ def assert_split(result, parts):
     assert sum(share for key, share in found.items() if key[0] in ("all-to-all", "collective-permute")) < 0.06 * parts
 
 
-@pytest.mark.parametrize(("objective", "parts"), [("croco", 4), ("mae", 1)])
-def test_split_layers_gather_over_fsdp_alone(found, objective, parts):
-    assert_split(found[objective, ALL], parts)
+@pytest.mark.parametrize(("kind", "parts"), [("croco", 4), ("mae", 1)])
+def test_split_layers_gather_over_fsdp_alone(found, kind, parts):
+    assert_split(found[kind, ALL], parts)
 
 
 def test_mesh_sizes_must_fit_the_devices():
@@ -195,15 +194,15 @@ def test_mesh_sizes_must_fit_the_devices():
         {"data": -1, "tensor": 0},
         {"data": -1, "fsdp": -2},
     ):
-        with pytest.raises(InputError, match=r"config\.mesh"):
+        with pytest.raises(InputError, match=r"config\.run\.mesh"):
             make_layout(axes, {}, 1)
-    with pytest.raises(InputError, match=r"config\.axis_rules\.mlp='tensor'"):
+    with pytest.raises(InputError, match=r"config\.run\.axis_rules\.mlp='tensor'"):
         make_layout({"data": -1}, {"mlp": "tensor"}, 1)
 
 
 IN_EIGHT = """
 import jax
-from mimic_jax.training.mesh import check_placement, make_layout
+from mimic_jax.training.mesh import check_sharding, make_layout
 def said(function, *arguments):
     try:
         function(*arguments)
@@ -211,9 +210,9 @@ def said(function, *arguments):
         print(f"{type(error).__name__}: {error}")
 said(make_layout, {"data": -1}, {"batch": "data"}, 6)
 layout = lambda rules: make_layout({"data": 4, "tensor": 2}, rules, 8)
-check_placement(layout({"heads": "tensor", "embed": "data"}), "fine", (8, 2), ("embed", "heads"))
-said(check_placement, layout({"heads": ("data", "tensor")}), "qkv", (8, 2), ("embed", "heads"))
-said(check_placement, layout({"heads": "data", "embed": "data"}), "qkv", (8, 4), ("embed", "heads"))
+check_sharding(layout({"heads": "tensor", "embed": "data"}), "fine", (8, 2), ("embed", "heads"))
+said(check_sharding, layout({"heads": ("data", "tensor")}), "qkv", (8, 2), ("embed", "heads"))
+said(check_sharding, layout({"heads": "data", "embed": "data"}), "qkv", (8, 4), ("embed", "heads"))
 """
 
 
@@ -221,9 +220,16 @@ def test_what_does_not_divide_over_devices_is_named():
     flags = {"XLA_FLAGS": EIGHT, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", IN_EIGHT], env=os.environ | flags, capture_output=True, text=True)
     batch, heads, twice = done.stdout.splitlines()
-    assert batch.startswith("InputError: config.batch_size: the 6 pairs of a batch do not divide over 8 devices"), batch
-    assert re.search(r"InputError: config\.axis_rules\.heads=.*qkv has 2 along heads.*over 8 devices", heads), heads
-    assert re.search(r"InputError: config\.axis_rules\.heads=.*another axis of qkv lies along it", twice), twice
+    assert batch.startswith("InputError: config.batch_size: the 6 records of a batch do not divide over 8 devices"), (
+        batch
+    )
+    assert re.search(r"InputError: config\.run\.axis_rules\.heads=.*qkv has 2 along heads.*over 8 devices", heads), (
+        heads
+    )
+    assert re.search(
+        r"InputError: config\.run\.axis_rules\.heads=.*another axis of qkv is split over the same axis of the mesh",
+        twice,
+    ), twice
 
 
 def test_any_logical_axis_can_be_split():

@@ -1,4 +1,4 @@
-"""Training from start to end in this process: every objective, weights to begin from, evaluation, mixtures."""
+"""Training from start to end in this process: every kind of model, initial weights, evaluation, mixtures."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from configs import croco_tiny, mimic_croco_vitb, mimic_mae_vitb
 from mimic_jax.command import InputError
@@ -15,8 +16,10 @@ from mimic_jax.interop.load import load
 from mimic_jax.interop.weights import Weights, save_folder
 from mimic_jax.models.kinds import build
 from mimic_jax.models.sizes import Sizes
-from mimic_jax.training.loop import train
-from mimic_jax.training.state import check_start
+from mimic_jax.task import Task
+from mimic_jax.tasks import make_task
+from mimic_jax.training import loop
+from mimic_jax.training.run import check_initial
 from tests.datasets import make_pair, write_dataset
 from tests.random_weights import random_params
 
@@ -31,6 +34,10 @@ def dataset(tmp_path_factory):
     return folder
 
 
+def train(config, workdir):
+    loop.train(config, workdir, make_task)
+
+
 def small(module, dataset, **changes):
     config = module.get_config()
     config.model.update(SIZES)
@@ -38,16 +45,34 @@ def small(module, dataset, **changes):
     config.data.size = config.data.crop = 32
     config.batch_size = 4
     config.steps = 3
-    config.eval.every = 0
+    config.evals.completion.every = config.evals.correspondence.every = 0
     if "warmup_steps" in config.optimizer:
         config.optimizer.warmup_steps = 1
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return config
 
 
+def evaluating(every, examples):
+    return {
+        f"evals__{name}__{field}": value
+        for name in ("completion", "correspondence")
+        for field, value in (("every", every), ("examples", examples))
+    }
+
+
+def completing(kind: str, sizes: Sizes) -> Task:
+    """A task of completion whose model has these sizes."""
+    config = croco_tiny.get_config()
+    with config.unlocked(), config.ignore_type():
+        config.model = ConfigDict(dataclasses.asdict(sizes) | {"kind": kind})
+        config.data.update(train="unopened", size=32, crop=32, views="pair" if kind == "croco" else "first")
+        config.data.swap = 0.5 if kind == "croco" else 0.0
+    return make_task(config)
+
+
 @pytest.mark.parametrize("module", [mimic_croco_vitb, mimic_mae_vitb])
-def test_the_published_objectives_train_and_evaluate(dataset, tmp_path, module):
-    config = small(module, dataset, epochs=1.2, eval__every=2, eval__pairs=8, eval__pictures=1)
+def test_the_published_kinds_train_and_evaluate(dataset, tmp_path, module):
+    config = small(module, dataset, epochs=1.2, **evaluating(2, 8), evals__completion__pictures=1)
     config.steps = None
     config.optimizer.warmup_epochs = 0
     train(config, tmp_path)
@@ -64,13 +89,14 @@ def test_the_published_objectives_train_and_evaluate(dataset, tmp_path, module):
     assert weights.about["data"][0]["pairs"] == 11
     assert weights.about["evaluation"]["evaluation"].keys() >= {"error", "psnr"}
     assert any((tmp_path / "tensorboard").iterdir())
+    assert json.loads((tmp_path / "best.json").read_text())["completion"]["number"] == "error"
 
 
 def test_tensorboard_has_numbers_and_pictures(dataset, tmp_path):
     from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401
     from tensorboardX.proto.event_pb2 import Event
 
-    train(small(croco_tiny, dataset, eval__every=3, eval__pairs=4, eval__pictures=2), tmp_path)
+    train(small(croco_tiny, dataset, **evaluating(3, 4), evals__completion__pictures=2), tmp_path)
     (events,) = (tmp_path / "tensorboard").iterdir()
     data, tags, place = events.read_bytes(), {}, 0
     while place < len(data):  # TFRecord: length, checksum, event, checksum
@@ -93,7 +119,7 @@ def test_a_mixture_trains_and_knows_its_own_checkpoint(dataset, tmp_path):
     train(config, tmp_path / "run")
     assert [each["pairs"] for each in load(tmp_path / "run").about["data"]] == [11, 6]
     config = small(croco_tiny, dataset)
-    config.steps, config.optimizer.schedule_steps = 3, 3
+    config.steps, config.optimizer.total_steps = 3, 3
     with pytest.raises(InputError, match=r"config\.data\.train has changed"):
         train(config, tmp_path / "run")
     with config.ignore_type():
@@ -108,11 +134,13 @@ def test_a_mixture_trains_and_knows_its_own_checkpoint(dataset, tmp_path):
 def test_an_evaluation_set_may_move_and_not_come_or_go(dataset, tmp_path):
     for name in ("there", "elsewhere"):
         shutil.copytree(dataset, tmp_path / name)
-    fields = {"steps": 2, "eval__data": str(tmp_path / "there")}
+    fields = {"steps": 2, "data__validation": str(tmp_path / "there")}
     train(small(croco_tiny, dataset, **fields), tmp_path / "run")
-    train(small(croco_tiny, dataset, **fields | {"eval__data": str(tmp_path / "elsewhere")}), tmp_path / "run")
-    with pytest.raises(InputError, match=r"config\.eval\.data='.*there' \(now ''\), which decides what is held out"):
-        train(small(croco_tiny, dataset, **fields | {"eval__data": ""}), tmp_path / "run")
+    train(small(croco_tiny, dataset, **fields | {"data__validation": str(tmp_path / "elsewhere")}), tmp_path / "run")
+    with pytest.raises(
+        InputError, match=r"config\.data\.validation='.*there' \(now ''\), which decides which scenes are"
+    ):
+        train(small(croco_tiny, dataset, **fields | {"data__validation": ""}), tmp_path / "run")
 
 
 def test_training_begins_from_given_weights(dataset, tmp_path, capsys):
@@ -128,7 +156,7 @@ def test_training_begins_from_given_weights(dataset, tmp_path, capsys):
     train(small(croco_tiny, dataset, init=str(tmp_path / "whole"), **still), tmp_path / "run")
     found = load(tmp_path / "run").params
     jax.tree.map(np.testing.assert_array_equal, found, whole.params)
-    assert "begins from" in capsys.readouterr().out
+    assert "starts from" in capsys.readouterr().out
 
     train(small(croco_tiny, dataset, init=str(tmp_path / "encoder"), **still), tmp_path / "from_encoder")
     found = load(tmp_path / "from_encoder").params
@@ -140,7 +168,7 @@ def test_training_begins_from_given_weights(dataset, tmp_path, capsys):
 def test_a_run_carries_on_from_its_own_checkpoint_and_not_from_the_weights_again(dataset, tmp_path):
     sizes = Sizes(**SIZES, positions="rope100")
     save_folder(Weights("croco", sizes, random_params("croco", sizes), {}), tmp_path / "given")
-    begun = {"init": str(tmp_path / "given"), "optimizer__schedule_steps": 4, "checkpoint_every": 2}
+    begun = {"init": str(tmp_path / "given"), "optimizer__total_steps": 4, "run__checkpoint_every": 2}
     train(small(croco_tiny, dataset, steps=4, **begun), tmp_path / "whole")
     train(small(croco_tiny, dataset, steps=4, **begun), tmp_path / "resumed")
     # What was begun from may be gone by then.
@@ -170,10 +198,10 @@ def test_weights_of_another_model_are_refused_by_every_size_that_differs(field, 
     sizes = Sizes(**SIZES, positions="cosine", class_token=True, position_grid=(4, 4))
     given = Weights("croco", dataclasses.replace(sizes, **{field: value}), {}, {})
     with pytest.raises(InputError, match=f"--config.model.{field}="):
-        check_start(given, "croco", sizes)
+        check_initial(given, completing("croco", sizes))
     if field.startswith("decoder"):  # of another kind of model the encoder alone is taken
-        check_start(given, "mae", sizes)
-    check_start(dataclasses.replace(given, sizes=sizes), "croco", sizes)
+        check_initial(given, completing("mae", sizes))
+    assert "decoder" in check_initial(dataclasses.replace(given, sizes=sizes), completing("croco", sizes))
 
 
 @pytest.mark.parametrize("positions", ["cosine", "learned"])
@@ -181,22 +209,22 @@ def test_positions_stay_those_that_the_weights_know(dataset, tmp_path, positions
     """Begun on a grid of 2 × 2 and continued at 4 × 4, a model sees positions between those it knows."""
     sizes = Sizes(**SIZES, positions=positions, class_token=True, position_grid=(2, 2))
     save_folder(Weights("croco", sizes, random_params("croco", sizes), {}), tmp_path / "given")
-    begun = {"init": str(tmp_path / "given"), "model__positions": positions, "model__class_token": True, "steps": 2}
-    for steps in (2, 3):
-        begun["steps"] = steps
-        train(small(croco_tiny, dataset, optimizer__schedule_steps=3, checkpoint_every=2, **begun), tmp_path / "run")
-        assert load(tmp_path / "run", 2).sizes.position_grid == (2, 2)
+    begun = {"init": str(tmp_path / "given"), "model__positions": positions, "model__class_token": True, "steps": 3}
+    for _ in range(2):
+        train(small(croco_tiny, dataset, run__checkpoint_every=2, **begun), tmp_path / "run")
+        assert [load(tmp_path / "run", step).sizes.position_grid for step in (2, 3)] == [(2, 2)] * 2
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
 
 
 def test_a_single_scene_holds_nothing_out_and_says_so(tmp_path, capsys):
     write_dataset(tmp_path / "one", [make_pair(seed, scene="kitchen") for seed in range(5)])
-    train(small(croco_tiny, tmp_path / "one", eval__every=1), tmp_path / "run")
+    train(small(croco_tiny, tmp_path / "one", **evaluating(1, 4)), tmp_path / "run")
     assert "single scene" in capsys.readouterr().out
     assert "evaluation" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_rectangular_views_train(dataset, tmp_path):
-    config = small(croco_tiny, dataset, eval__every=3, eval__pairs=4)
+    config = small(croco_tiny, dataset, **evaluating(3, 4))
     with config.ignore_type():
         config.data.size, config.data.crop = (26, 44), (24, 40)
     train(config, tmp_path)

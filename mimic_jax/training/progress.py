@@ -11,32 +11,33 @@ from rich.table import Table
 
 from mimic_jax import hosts
 from mimic_jax.chips import chip_of
-from mimic_jax.training.metrics import training_lines
+from mimic_jax.metrics_file import training_lines
 
 
-class Speed:
+class Throughput:
     """Measures from one report to the next.
 
     Args:
       step: updates made before.
-      pairs: of a step.
-      flops: of the model in a step.
+      records: records of a step.
+      unit: the name of a record, in the plural.
+      flops: FLOPs of the model in a step; 0 where they are not known.
       compute_dtype: of the config.
     """
 
-    def __init__(self, step: int, *, pairs: int, flops: int, compute_dtype: str):
-        self._pairs, self._flops, self._chips = pairs, flops, jax.device_count()
+    def __init__(self, step: int, *, records: int, unit: str, flops: int, compute_dtype: str):
+        self._records, self._unit, self._flops, self._chips = records, unit, flops, jax.device_count()
         chip = chip_of(jax.devices()[0].device_kind)
         self._peak = chip.peak(compute_dtype) if chip else None
         self._step, self._since, self._stalled = step, time.monotonic(), 0.0
 
     def stalled(self, seconds: float) -> None:
-        """The accelerator has waited so long for a batch."""
+        """Adds seconds for which the accelerator waited for a batch."""
         self._stalled += seconds
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens within does not count."""
+        """Leaves the time within out of the measurement."""
         began = time.monotonic()
         yield
         self._since += time.monotonic() - began
@@ -45,20 +46,23 @@ class Speed:
         """The numbers since the last report, once step `step` is done.
 
         Returns:
-          pairs_per_second, of all chips; pairs_per_second_per_chip; teraflops_per_chip, of the model a second; mfu, as
-          a share of the chip's published peak, where that is known; input_stall, the share of time in which the
-          accelerator waited for a batch; memory_gib, the most that a chip of this host has used, where it is told.
+          UNIT_per_second, over all chips; UNIT_per_second_per_chip; where the model's FLOPs are known,
+          teraflops_per_chip, of the model a second, and mfu, their share of the chip's published peak, if there is one;
+          input_stall, the share of time in which the accelerator waited for a batch; memory_gib, the peak use of a chip
+          of this host, where the backend reports it.
         """
         now = time.monotonic()
         seconds = max(now - self._since, 1e-9)
         steps = step - self._step
+        rate = steps * self._records / seconds
         found = {
-            "pairs_per_second": steps * self._pairs / seconds,
-            "pairs_per_second_per_chip": steps * self._pairs / seconds / self._chips,
-            "teraflops_per_chip": steps * self._flops / seconds / self._chips / 1e12,
+            f"{self._unit}_per_second": rate,
+            f"{self._unit}_per_second_per_chip": rate / self._chips,
             "input_stall": min(self._stalled / seconds, 1.0),
         }
-        if self._peak:
+        if self._flops:
+            found["teraflops_per_chip"] = steps * self._flops / seconds / self._chips / 1e12
+        if self._flops and self._peak:
             found["mfu"] = found["teraflops_per_chip"] * 1e12 / self._peak
         used = [device.memory_stats() for device in jax.local_devices()]
         if all(used):
@@ -70,13 +74,13 @@ class Speed:
 class Display:
     """The live line; within `with`. Other processes than the first show nothing."""
 
-    def __init__(self, steps: int, step: int):
+    def __init__(self, steps: int, step: int, unit: str):
         console = Console(quiet=not hosts.is_first())
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._live = Progress(*columns, TextColumn("{task.fields[status]}"), console=console)
         self._lines = not console.is_terminal
-        self._steps = steps
-        self._task = self._live.add_task("pre-train", total=steps, completed=step, status="compiling")
+        self._steps, self._unit = steps, unit
+        self._task = self._live.add_task("train", total=steps, completed=step, status="compiling")
 
     def __enter__(self) -> "Display":
         self._live.start()
@@ -86,10 +90,10 @@ class Display:
         self._live.stop()
 
     def show(self, step: int, numbers: dict[str, float]) -> None:
-        """What was found of a step."""
-        status = _status(numbers)
+        """Shows the metrics of a step."""
+        status = _status(numbers, self._unit)
         self._live.update(self._task, completed=step, status=status)
-        if self._lines:  # in a log file a live line is seen at the end alone
+        if self._lines:  # a log file shows a live line only at the end
             self.say(f"step {step}/{self._steps}  {status}")
 
     def advance(self, step: int, status: str | None = None) -> None:
@@ -101,32 +105,35 @@ class Display:
         self._live.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def summary(lines: list[dict], first_step: int) -> Table:
+def summary(lines: list[dict], first_step: int, unit: str) -> Table:
     """The end of a run in a table.
 
     Args:
       lines: of its metrics file.
-      first_step: where this start of the run began; its speed is told.
+      first_step: where this start of the run began; its speed is reported.
+      unit: the name of a record, in the plural.
     """
     table = Table(show_header=False)
     training = training_lines(lines)
     last = training[-1]
     table.add_row("steps", f"{last['step']:,}")
     table.add_row("loss", f"{training[0]['loss']:.4f} at step {training[0]['step']}, {last['loss']:.4f} at the end")
-    evaluations = [line["evaluation"] for line in lines if "evaluation" in line]
-    for name, value in (evaluations[-1] if evaluations else {}).items():
-        if name != "pairs":
-            table.add_row(name.replace("_", " "), f"{value:.4g}")
-    # The first report of a start has the compilation in it.
+    evaluations: dict[str, float] = {}
+    for line in lines:
+        evaluations |= line.get("evaluation", {})
+    for name, value in evaluations.items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}")
+    # The first report of a start includes the compilation.
     recent = [line for line in training if line["step"] > first_step][1:]
-    for name, form in (("pairs_per_second", "{:,.1f}"), ("pairs_per_second_per_chip", "{:,.1f}"), *_SHARES):
-        told = sorted(line[name] for line in recent if name in line)
-        if told:
-            table.add_row(f"{_NAMES.get(name, name.replace('_', ' '))}, median", form.format(told[len(told) // 2]))
+    speeds = ((f"{unit}_per_second", "{:,.1f}"), (f"{unit}_per_second_per_chip", "{:,.1f}"))
+    for name, form in (*speeds, *_SHARES):
+        values = sorted(line[name] for line in recent if name in line)
+        if values:
+            table.add_row(f"{_NAMES.get(name, name.replace('_', ' '))}, median", form.format(values[len(values) // 2]))
     if "memory_gib" in last:
         table.add_row("memory of a chip", f"{last['memory_gib']:.2f} GiB")
     if last.get("skipped"):
-        table.add_row("steps left out, not finite", f"{last['skipped']:.0f}")
+        table.add_row("steps skipped, not finite", f"{last['skipped']:.0f}")
     return table
 
 
@@ -134,10 +141,10 @@ _SHARES = (("teraflops_per_chip", "{:.3g}"), ("mfu", "{:.1%}"), ("input_stall", 
 _NAMES = {"mfu": "MFU", "teraflops_per_chip": "TFLOP/s per chip"}
 
 
-def _status(numbers: dict[str, float]) -> str:
-    status = f"loss {numbers['loss']:.4f}  {numbers['pairs_per_second_per_chip']:,.1f} pairs/s/chip"
+def _status(numbers: dict[str, float], unit: str) -> str:
+    status = f"loss {numbers['loss']:.4f}  {numbers[f'{unit}_per_second_per_chip']:,.1f} {unit}/s/chip"
     if "mfu" in numbers:
         status += f"  MFU {numbers['mfu']:.1%}"
-    else:
+    elif "teraflops_per_chip" in numbers:
         status += f"  {numbers['teraflops_per_chip'] * 1e3:,.3g} GFLOP/s/chip"
     return status + f"  input stall {numbers['input_stall']:.0%}"
