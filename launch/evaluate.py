@@ -105,9 +105,15 @@ def _measure_task(path: Path, task: str) -> dict:
 
     if IMAGE_SIZE.value:
         raise command.InputError(f"--image_size: a model of the task {task!r} is measured at the size of its training")
-    drawn = read_config(path)["evals"][task]["pictures"] or DRAWN
-    changes = {"examples": EXAMPLES.value or 2**31 - 1, "pictures": drawn if PICTURES.value else 0}
-    trained = load_trained(path, STEP.value, {f"evals.{task}.{name}": value for name, value in changes.items()})
+    if SEED.value:
+        raise command.InputError(f"--seed: nothing is random in an evaluation of the task {task!r}; leave the flag out")
+    fields = read_config(path)["evals"].get(task, {})
+    wanted = {
+        "examples": EXAMPLES.value or 2**31 - 1,
+        "pictures": (fields.get("pictures") or DRAWN) if PICTURES.value else 0,
+    }
+    changes = {f"evals.{task}.{name}": value for name, value in wanted.items() if name in fields}
+    trained = load_trained(path, STEP.value, changes)
     if trained.task.evaluations is None:
         raise command.InputError(f"--workdir={path}: the task {task!r} sets no Task.evaluations (docs/add_a_task.md)")
     evaluations, numbers = trained.task.evaluations(DATA.value, BATCH.value)(trained.model, None), {}

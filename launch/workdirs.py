@@ -84,7 +84,7 @@ def find_step(workdir: Path, step: str | None) -> int:
     if step == "best":
         try:
             best = next(iter(json.loads((workdir / BEST).read_text()).values()))["step"]
-        except (OSError, ValueError, StopIteration, KeyError) as error:
+        except (OSError, ValueError, StopIteration, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"--step=best: {workdir / BEST} names no best evaluation; give a number") from error
         if best not in steps:
             raise InputError(

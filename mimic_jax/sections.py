@@ -142,7 +142,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (int, float) and isinstance(value, bool):
         return False
     if hint is float:
-        return isinstance(value, int | float) and not math.isnan(value)
+        return isinstance(value, int | float) and math.isfinite(value)
     return isinstance(value, hint)
 
 

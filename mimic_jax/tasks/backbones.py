@@ -56,14 +56,18 @@ def read_model(section: type[Encoder], values: Any, known: Sizes | None, data: s
       InputError: a field is unknown, cannot be used, or is given neither by the config nor by weights.
     """
     names = [field.name for field in dataclasses.fields(section)]
-    given = values.to_dict() if hasattr(values, "to_dict") else dict(values)
+    given = values.to_dict() if hasattr(values, "to_dict") else values
+    if not isinstance(given, dict):
+        raise InputError(f"config.model={given!r} must be a section with the fields {', '.join(names)}")
+    given = dict(given)
     # A resolved config has every field of Sizes.
     others = {name: given.pop(name) for name in list(given) if name in _SIZES and name not in names}
     found = sections.read(section, dict.fromkeys(names) | given, "config.model")
     fields = {name: getattr(found, name) for name in names if name != "kind"}
     for name, value in fields.items():
         if value is None and known is not None:
-            fields[name] = getattr(known, name)
+            # Weights of an encoder have a decoder of size 0.
+            fields[name] = getattr(known, name) or (None if name in _REQUIRED else getattr(known, name))
     missing = [name for name in fields if fields[name] is None and name in _REQUIRED]
     if missing:
         given_by = " or start from weights with --config.init=WEIGHTS"

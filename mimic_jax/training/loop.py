@@ -246,10 +246,11 @@ class _Loop:
         path = run.workdir / NONFINITE
         examples = {number: run.names(number) for number in steps}
         if hosts.is_first():
-            listed = [{"step": number, run.task.unit: names} for number, names in examples.items()]
+            listed = _nonfinite_before(path, steps[0])
+            listed += [{"step": number, run.task.unit: names} for number, names in examples.items()]
             files.write(path, (json.dumps(listed, indent=2) + "\n").encode())
         hosts.wait("nonfinite")
-        first = examples[steps[-1]][0]
+        first = examples[steps[0]][0]
         where = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(map(str, steps))}"
         message = f"{run.workdir}: at {where} the loss or its gradient was not finite"
         message += f"; the {run.task.unit} are listed in {path}: {first}, …"
@@ -276,9 +277,19 @@ def merge_numbers(results: dict[str, Results]) -> dict[str, float]:
     return merged
 
 
+def _nonfinite_before(path: Path, step: int) -> list[dict]:
+    """The entries of nonfinite.json about earlier steps; none where there is no such list, or it is damaged."""
+    try:
+        return [entry for entry in json.loads(path.read_text()) if entry["step"] < step]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
 def _due(evaluations: dict[str, Evaluation], step: int, steps: int) -> list[str]:
     """The evaluations after a step."""
-    return [name for name, each in evaluations.items() if step and (step == steps or step % each.every == 0)]
+    return [
+        name for name, each in evaluations.items() if step and each.every and (step == steps or step % each.every == 0)
+    ]
 
 
 def _missed(run: Run, evaluations: dict[str, Evaluation], step: int) -> list[str]:

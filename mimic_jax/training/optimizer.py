@@ -79,7 +79,7 @@ def multipliers_of(
         decay = settings.layer_decay ** (last - ids[path]).astype(np.float64)
         if len(decay) > 1:
             decay = decay.reshape(-1, *(1,) * (parameter.get_value().ndim - 1)).astype(np.float32)
-        factors[path] = factors[path] * (decay if decay.ndim > 1 else float(decay[0]))
+        factors[path] = factors[path] * (decay if len(decay) > 1 else float(decay[0]))
     return factors
 
 
@@ -96,6 +96,10 @@ def decays(parameters: Parameters, no_decay: Sequence[str] = ()) -> dict[Path, b
         axes = axes_of(parameter)
         return parameter.get_metadata().get("ndim", len(axes) - ("layers" in axes))
 
+    names = [path_name(path) for path in parameters]
+    for pattern in no_decay:
+        if not any(_matches(pattern, name, "config.optimizer.no_decay") for name in names):
+            raise InputError(f"config.optimizer.no_decay: {pattern!r} matches no parameter")
     return {
         path: dimensions(parameter) > 1
         and not any(_matches(pattern, path_name(path), "config.optimizer.no_decay") for pattern in no_decay)

@@ -139,7 +139,8 @@ def open_run(config: ConfigDict, workdir: Path, make: MakeTask) -> Run:
     described = find_model(workdir) if (workdir / CONFIG).is_file() else None
     known = described.sizes if described else None
     initial = None
-    if settings.experiment.init and hosts.as_first(not saved_steps(workdir)):
+    fresh = hosts.as_first(not saved_steps(workdir))  # asked by every process, whatever its config
+    if settings.experiment.init and fresh:
         initial = load(settings.experiment.init)
         known = known or initial.sizes
     task = make(config, known)

@@ -13,6 +13,9 @@ from mimic_jax.task import Batch, Rows, Task
 from mimic_jax.training.optimizer import Path
 from mimic_jax.training.state import Abstract, TrainState, join, select
 
+# Names in the metrics that a task cannot log under.
+_RESERVED = {"loss", "weight", "learning_rate", "gradient_norm", "parameter_norm", "skipped"}
+
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]]
 
@@ -51,6 +54,8 @@ def make_train_step(
         model = nnx.merge(abstract.graph, join(params, fixed, variables))
         model.train()
         terms = task.loss(model, rows)
+        if reserved := _RESERVED & terms.logged.keys():
+            raise ValueError(f"Terms.logged of the task {task.name} has {sorted(reserved)}, which the step logs itself")
         weight = jax.lax.stop_gradient(terms.weight).astype(jnp.float32)
 
         def weighted(values: Float[Array, " rows"]) -> Float[Array, ""]:
@@ -77,7 +82,10 @@ def make_train_step(
         ema_params = state.ema_params
         if ema_params is not None:
             decay = ema_decay_of(ema_decay, state.step - state.skipped)
-            ema_params = jax.tree.map(lambda ema, new: decay * ema + (1 - decay) * new, ema_params, params)
+            averaged = jax.tree.map(
+                lambda ema, new: decay * ema + (1 - decay) * new, select(ema_params, trained), select(params, trained)
+            )
+            ema_params = join(averaged, fixed)  # a frozen parameter is its own average, to the bit
 
         finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
         active = state.skipped <= max_skipped
