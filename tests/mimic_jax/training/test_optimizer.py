@@ -230,3 +230,14 @@ def test_an_update_is_adamw_by_hand():
             expected[name] = expected[name] - 0.01 * (adam + decay)
     for name in params:
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
+
+
+def test_each_layer_of_a_stacked_scalar_has_its_own_rate():
+    stacked = {("blocks", "scale"): nnx.Param(jnp.ones(3), axes=("layers",))}
+    found = multipliers_of(stacked, settings(layer_decay=0.5), ((r"blocks/.*", 1),))
+    np.testing.assert_allclose(found["blocks", "scale"], [0.25, 0.5, 1.0])
+
+
+def test_a_pattern_that_leaves_nothing_out_of_decay_is_refused():
+    with pytest.raises(InputError, match=r"config\.optimizer\.no_decay: 'absent' matches no parameter"):
+        decays({("kernel",): nnx.Param(jnp.ones((2, 2)))}, ("absent",))
