@@ -58,11 +58,15 @@ def make_measures(
     absent: dict[str, str] = {}
     measures: dict[str, Mean] = {}
     options = {"batch": batch, "layout": layout}
+    spreads = {name: spread(examples, limit) for name, limit in limits.items()}
+    # Most pairs are in both selections: each is read once.
+    wanted = sorted({*spreads[COMPLETION], *spreads[CORRESPONDENCE]})
+    pairs = dict(zip(wanted, read_pairs(examples, wanted), strict=True))
     if completing.predicts_pixels(model):
-        indices = spread(examples, limits[COMPLETION])
+        indices = spreads[COMPLETION]
         other_pairs = None
         if model.views == 2:
-            held_out = read_pairs(examples, indices)
+            held_out = [pairs[index] for index in indices]
             other_pairs = _other_pairs(held_out, others, len(indices), seed)
             if other_pairs is None:
                 scene = f"{held_out[0].source}/{held_out[0].scene}"
@@ -73,12 +77,7 @@ def make_measures(
         measures[COMPLETION] = _with_ratio(mean_over(model, source, measure, indices=indices, **options), len(indices))
     else:
         absent["error, psnr"] = "the weights have no prediction head"
-    indices = spread(examples, limits[CORRESPONDENCE])
-    matched = [
-        index
-        for index, pair in zip(indices, read_pairs(examples, indices), strict=True)
-        if (pair.correspondence >= 0).any()
-    ]
+    matched = [index for index in spreads[CORRESPONDENCE] if (pairs[index].correspondence >= 0).any()]
     if matched:
         source = matching.correspondence_source(examples, crop, model.sizes.patch_size)
         measures[CORRESPONDENCE] = _with_best_layer(
